@@ -1,0 +1,36 @@
+# PYTHON makes the virtual environment, and runs test-gpu without one.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: bench test test-all test-gpu format clean
+
+# Benchmark: fastrnn against torch.nn, on the GPU if there is one, else on the CPU with a report on the GPU kernels.
+bench: .venv/ready
+	$(BIN)/python -m bench run --quick
+
+# Lint, type-check, and every test that needs no GPU.
+test: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2
+
+# The slow tests as well.
+test-all: .venv/ready
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
+
+# The tests that need a GPU, with the Python at hand: torch, triton, numpy and pytest are all they use.
+test-gpu:
+	$(PYTHON) -m pytest -m gpu
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
