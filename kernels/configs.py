@@ -1,0 +1,263 @@
+"""How a scan is launched: tile sizes, warps, residency, and the cost model that chooses them.
+
+Pure Python, no torch and no Triton: a choice is a function of sizes and of the device's limits, so it can be made,
+tested and reported with no GPU. All times are microseconds, all sizes bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_KIB = 1024
+# Dynamic shared memory one block may use, by compute capability (CUDA C++ Programming Guide, technical specifications).
+_SHARED_KIB = {(8, 0): 163, (8, 6): 99, (8, 7): 163, (8, 9): 99, (9, 0): 227, (10, 0): 227, (10, 3): 227, (12, 0): 99}
+
+
+@dataclass(frozen=True)
+class Device:
+    """The limits and rates of a GPU. Rates are published H100 figures (shared design notes), not measured here.
+
+    Attributes:
+        name, capability: what it is.
+        sms: streaming multiprocessors, one program each while a persistent scan runs.
+        shared_bytes: shared memory one program may use.
+        hop_us: from one program's store to another's use of it, through L2.
+        launch_us: from one kernel launch to the next, in a stream kept full.
+        l2_rate, memory_rate: bytes per microsecond of the whole device.
+        sm_l2_rate, sm_shared_rate: bytes per microsecond of one SM, from L2 and from shared memory.
+        sm_mac_rate: 16-bit multiply-adds per microsecond of one SM, through mma.sync.
+        l2_bytes: what L2 holds.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    sms: int
+    shared_bytes: int
+    hop_us: float = 0.6
+    launch_us: float = 3.0
+    l2_rate: float = 5.5e6
+    memory_rate: float = 3.0e6
+    sm_l2_rate: float = 1.0e5
+    sm_shared_rate: float = 2.2e5
+    sm_mac_rate: float = 2.2e6
+    l2_bytes: int = 50_000_000
+
+
+def shared_bytes(capability: tuple[int, int]) -> int:
+    """Shared memory one block may use; the smallest there is for a GPU this table does not know."""
+    return _SHARED_KIB.get(capability, 99) * _KIB
+
+
+DEVICES: dict[str, Device] = {
+    name: Device(name, capability, sms, shared_bytes(capability))
+    for name, capability, sms in (("sm_80", (8, 0), 108), ("sm_90", (9, 0), 132), ("sm_100", (10, 0), 148))
+}
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """How one scan kernel is launched.
+
+    Attributes:
+        schedule: `"persistent"` (the whole sequence in one launch) or `"stepwise"` (one launch per step).
+        tier: `"solo"` (one program holds all of R), `"grid"` (R spread over the grid, resident) or `"streamed"` (R read
+            again every step).
+        exchange: how programs hand over h or dr: `"none"`, `"flag"` or `"barrier"` (sync.py).
+        block_b, block_h: batch rows and hidden units per program.
+        block_k, num_k: the contraction's chunk and the number of chunks.
+        group: chunks fetched together, where R is resident.
+        split: over how many warps one chunk is split.
+        num_warps: warps per program.
+        batch_tiles: batch tiles per launch; further rows run as further launches (waves).
+    """
+
+    schedule: str
+    tier: str
+    exchange: str
+    block_b: int
+    block_h: int
+    block_k: int
+    num_k: int
+    group: int
+    split: int
+    num_warps: int
+    batch_tiles: int
+
+    def describe(self) -> str:
+        text = f"{self.tier} tier, {self.block_h} units x {self.block_b} rows per program, {self.num_warps} warps"
+        return text if self.exchange == "none" else f"{text}, {self.exchange} exchange"
+
+
+@dataclass(frozen=True)
+class ScanShape:
+    """What a launch is chosen for.
+
+    Attributes:
+        gates: the cell's gates.
+        backward: which of the two scans.
+        element_bytes: of the exchanged tensors and the weights.
+        batch, hidden, directions: sizes.
+        ieee: whether products are to be exact float32 ones, which the matrix units do not do.
+    """
+
+    gates: int
+    backward: bool
+    element_bytes: int
+    batch: int
+    hidden: int
+    directions: int
+    ieee: bool = False
+
+    @property
+    def left(self) -> int:
+        """Operands read per unit of K: h forward, one gradient per gate backward."""
+        return self.gates if self.backward else 1
+
+    @property
+    def out(self) -> int:
+        """Accumulators per unit: one per gate forward, dh backward."""
+        return 1 if self.backward else self.gates
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def shared_estimate(shape: ScanShape, config: LaunchConfig) -> int:
+    """Shared memory the compiler will need at most: R's slice, the left operands in flight and the reductions' scratch.
+
+    An upper bound, and tight where it matters; the test of the offline report compares it with the compiler's figure.
+    """
+    chunk = config.block_k * shape.element_bytes
+    chunks = 1 if config.tier == "streamed" else config.num_k
+    weights = shape.gates * config.block_h * chunk * chunks
+    left = shape.left * config.group * config.block_b * chunk
+    scratch = config.split * config.block_b * config.block_h * 4
+    # A split contraction's scratch reuses the left operands' memory; the others' does not.
+    return weights + (max(left, scratch) if config.split > 1 else left + scratch)
+
+
+def register_estimate(shape: ScanShape, config: LaunchConfig) -> float:
+    """Registers per thread of a split contraction, fitted to sm_90 compile reports (Triton 3.7.1).
+
+    What counts is the left operands in flight (a 16-bit element takes a register too, while it is checked for the
+    exchange's pattern) and the accumulators and pointwise tiles.
+    """
+    threads = config.num_warps * 32
+    left = shape.left * config.group * config.block_b * config.block_k / threads
+    acc = shape.out * config.block_b * config.block_h / 32
+    pointwise = 12 * config.block_b * config.block_h / threads
+    base, per_tile = (78, 3.2) if shape.backward else (56, 2.4)
+    return base + 1.6 * left + per_tile * (acc + pointwise) + (20 if shape.element_bytes == 4 else 0)
+
+
+def step_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float:
+    """Estimated time of one step, all waves counted.
+
+    The sum of what a step waits for in turn: the exchange's hop (or the launch), its tile of h or dr through L2, R's
+    slice from shared memory or L2, the matrix instructions, and the pointwise tail.
+    """
+    units = _ceil_div(shape.hidden, config.block_h)
+    tiles = _ceil_div(shape.batch, config.block_b)
+    programs = units * min(tiles, config.batch_tiles) * shape.directions
+    padded_k = config.num_k * config.block_k
+    weights = shape.gates * config.block_h * padded_k * shape.element_bytes
+    left = shape.left * config.block_b * padded_k * shape.element_bytes
+    macs = shape.gates * config.block_h * config.block_b * padded_k * (shape.element_bytes / 2)
+    cost = 0.3 + macs / device.sm_mac_rate
+    if config.tier == "solo":
+        cost += weights / device.sm_shared_rate
+    else:
+        cost += max(programs * left / device.l2_rate, left / device.sm_l2_rate)
+        if config.schedule == "persistent":
+            rounds = _ceil_div(config.num_k, config.group) if config.tier == "grid" else config.num_k
+            cost += device.hop_us * (1 + 0.5 * (rounds - 1))
+        if config.tier == "grid":
+            cost += weights / device.sm_shared_rate
+        else:
+            fits = shape.directions * shape.gates * shape.hidden**2 * shape.element_bytes < 0.8 * device.l2_bytes
+            cost += max(
+                programs * weights / (device.l2_rate if fits else device.memory_rate), weights / device.sm_l2_rate
+            )
+    if config.schedule == "stepwise":
+        cost = device.launch_us + cost * _ceil_div(programs, device.sms)
+    return cost * _ceil_div(tiles, config.batch_tiles)
+
+
+_REGISTER_BUDGET = 250
+_MAX_GRID_Y = 65535
+
+
+def _fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
+    """Whether `config` compiles without spills and into the shared memory there is, as far as reports have shown."""
+    if shared_estimate(shape, config) > device.shared_bytes:
+        return False
+    if config.tier == "solo":
+        return not (shape.ieee and config.block_h > 32)
+    # Exact float32 products run on the ordinary units, where unrolled dots need more registers than there are: they are
+    # streamed, in a loop.
+    if shape.ieee and (config.tier == "grid" or config.block_b > 16 or config.block_k > 128):
+        return False
+    if config.block_h > 16 and shape.out > 1:
+        return False
+    if config.split > 1:
+        return register_estimate(shape, config) <= _REGISTER_BUDGET
+    # 64 rows: warpgroup instructions, forward, in 16 bits, and not unrolled too far.
+    return (
+        shape.element_bytes == 2
+        and not shape.backward
+        and config.block_h <= 16
+        and config.block_k * config.group <= 256
+        and (config.tier == "streamed" or config.num_k * config.block_k <= 1024)
+    )
+
+
+def _solo(shape: ScanShape, schedule: str) -> Iterator[LaunchConfig]:
+    size = max(16, _power_of_two(shape.hidden))
+    if size <= 128:
+        warps = 4 if size <= 64 else 8
+        yield LaunchConfig(schedule, "solo", "none", 16, size, size, 1, 1, 1, warps, _MAX_GRID_Y)
+
+
+def _spread(shape: ScanShape, device: Device, schedule: str, exchange: str) -> Iterator[LaunchConfig]:
+    """R over the grid: resident or streamed where the schedule is persistent, streamed where it is stepwise."""
+    persistent = schedule == "persistent"
+    for block_b, block_h, block_k in itertools.product((16, 32, 64), (8, 16, 32), (512, 256, 128)):
+        programs = _ceil_div(shape.hidden, block_h) * shape.directions
+        tiles = min(_ceil_div(shape.batch, block_b), device.sms // programs) if persistent else _MAX_GRID_Y
+        if tiles == 0:
+            continue
+        num_k = _ceil_div(shape.hidden, block_k)
+        split = 8 if block_b < 64 else 1
+        for tier, group in (*(("grid", g) for g in (4, 3, 2, 1) if persistent and num_k % g == 0), ("streamed", 1)):
+            yield LaunchConfig(
+                schedule,
+                tier,
+                exchange if persistent else "none",
+                block_b,
+                block_h,
+                block_k,
+                num_k,
+                group,
+                split,
+                8,
+                tiles,
+            )
+
+
+def candidates(shape: ScanShape, device: Device, schedule: str, exchange: str = "flag") -> Iterator[LaunchConfig]:
+    """Every launch that is known to work for `shape`."""
+    for config in (*_solo(shape, schedule), *_spread(shape, device, schedule, exchange)):
+        if _fits(shape, config, device):
+            yield config
+
+
+def choose(shape: ScanShape, device: Device, schedule: str, exchange: str = "flag") -> LaunchConfig | None:
+    """The candidate the cost model likes best; None where the device has no room for any."""
+    return min(candidates(shape, device, schedule, exchange), key=lambda c: step_cost(shape, c, device), default=None)

@@ -1,0 +1,36 @@
+"""Each cell's counts, in plain Python: what the launch, the cost model and the report need to know of a cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many of what a cell has.
+
+    Attributes:
+        name: key of `fastrnn.cells.CELLS` and of the kernels' `STEPS`.
+        gates: blocks of H rows in `weight_ih` and `weight_hh`.
+        states: tensors carried from step to step; the first is h.
+        saved: tensors per step that the backward kernel reads, beyond the states.
+        splits_bias: whether the recurrent bias must stay on the recurrent side, because the input and recurrent parts
+            of a gate do not simply add. Their gradients differ too, then.
+    """
+
+    name: str
+    gates: int
+    states: int
+    saved: int
+    splits_bias: bool
+
+
+COUNTS: dict[str, Counts] = {
+    counts.name: counts
+    for counts in (
+        Counts("lstm", gates=4, states=2, saved=4, splits_bias=False),
+        Counts("gru", gates=3, states=1, saved=4, splits_bias=True),
+        Counts("rnn_tanh", gates=1, states=1, saved=0, splits_bias=False),
+        Counts("rnn_relu", gates=1, states=1, saved=0, splits_bias=False),
+    )
+}

@@ -1,0 +1,146 @@
+"""Compile scan kernels for a GPU that is not there, and read what the compiler made of them.
+
+Needs Triton alone: its package carries the assembler and disassembler.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fastrnn.kernels.cells import STEPS
+from fastrnn.kernels.configs import LaunchConfig
+from fastrnn.kernels.counts import Counts
+from fastrnn.kernels.scan import launch_options, scan_bwd_kernel, scan_constants, scan_fwd_kernel
+
+_POINTER_TYPES = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}
+_INT_ARGUMENTS = ("T", "B", "step0", "step1", "batch0")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one compiled kernel uses.
+
+    Attributes:
+        registers: per thread.
+        spills: store and load instructions to local memory.
+        shared: bytes of shared memory per program.
+        mma, wgmma: matrix instructions in the code, of the warp and the warpgroup kind.
+        resident: whether the recurrent weights are loaded before the time loop, not in it.
+        barriers: block-wide barriers in the code.
+    """
+
+    registers: int
+    spills: int
+    shared: int
+    mma: int
+    wgmma: int
+    resident: bool
+    barriers: int
+
+
+def _source(
+    counts: Counts,
+    backward: bool,
+    dtype: str,
+    hidden: int,
+    directions: int,
+    config: LaunchConfig,
+    precision: str,
+    lengths: bool,
+) -> ASTSource:
+    kernel = scan_bwd_kernel if backward else scan_fwd_kernel
+    consts: dict[str, Any] = scan_constants(counts, config, hidden, directions, precision, double=False)
+    consts["HAS_LENGTHS"] = lengths
+    if backward:
+        consts |= {"BWD": STEPS[counts.name].bwd, "HAS_DOUT": True, "STORE_DX": counts.splits_bias}
+    else:
+        consts |= {"FWD": STEPS[counts.name].fwd, "HAS_BIAS": counts.splits_bias, "STORE": True}
+    signature: dict[str, str] = {}
+    attrs: dict[tuple[int], list[list[Any]]] = {}
+    for i, name in enumerate(kernel.arg_names):
+        if name in consts:
+            signature[name] = "constexpr"
+        elif name in _INT_ARGUMENTS:
+            signature[name] = "i32"
+        else:
+            wide = backward and name in ("carry_in_ptr", "carry_out_ptr")
+            integer = name in ("lengths_ptr", "counter_ptr")
+            signature[name] = "*i32" if integer else "*fp32" if wide else _POINTER_TYPES[dtype]
+            attrs[(i,)] = [["tt.divisibility", 16]]
+    constexprs = {(kernel.arg_names.index(name),): value for name, value in consts.items()}
+    return ASTSource(kernel, signature, constexprs, attrs)
+
+
+def _disassemble(cubin: bytes) -> tuple[str, str]:
+    """Resource usage and SASS, from the cuobjdump in Triton's package."""
+    tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+
+        def dump(flag: str) -> str:
+            return subprocess.run([tool, flag, file.name], capture_output=True, text=True, check=True).stdout
+
+        return dump("-res-usage"), dump("-sass")
+
+
+def _weights_stay(ttgir: str, config: LaunchConfig, gates: int) -> bool:
+    """Whether the weight tiles are loaded before the time loop, which is the first loop where they should stay.
+
+    Either every one of them is in shared memory by then, or, the small ones that the compiler keeps in registers, no
+    load in the loop has their shape.
+    """
+    before, _, loop = ttgir.partition("scf.for")
+    if before.count("ttg.local_alloc") >= gates * config.num_k:
+        return True
+    split = [str(config.split)] if config.split > 1 else []
+    shape = "x".join([*split, str(config.block_k // config.split), str(config.block_h)])
+    return not re.search(rf"tt\.load .*tensor<{shape}x!tt\.ptr", loop)
+
+
+def compile_scan(
+    counts: Counts,
+    backward: bool,
+    dtype: str,
+    hidden: int,
+    directions: int,
+    config: LaunchConfig,
+    capability: tuple[int, int],
+    precision: str = "tf32",
+    lengths: bool = False,
+) -> Report:
+    """Compile one scan kernel for `capability` and report on it.
+
+    Args:
+        counts, backward: which kernel.
+        dtype: `"float16"`, `"bfloat16"` or `"float32"`.
+        hidden, directions, config: what it is compiled for.
+        capability: the GPU's compute capability.
+        precision: of float32 products: `"tf32"`, or `"ieee"`.
+        lengths: whether rows differ in length.
+    """
+    source = _source(counts, backward, dtype, hidden, directions, config, precision, lengths)
+    target = GPUTarget("cuda", capability[0] * 10 + capability[1], 32)
+    compiled = triton.compile(source, target=target, options=launch_options(config))
+    usage, sass = _disassemble(compiled.asm["cubin"])
+    match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    if match is None:
+        raise RuntimeError(f"cuobjdump printed no resource usage: {usage!r}")
+    return Report(
+        registers=int(match[1]),
+        spills=len(re.findall(r"\b(?:STL|LDL)\b", sass)),
+        shared=compiled.metadata.shared,
+        mma=len(re.findall(r"\bHMMA\b", sass)),
+        wgmma=len(re.findall(r"\bHGMMA\b|\bUTCHMMA\b", sass)),
+        resident=config.tier != "streamed" and _weights_stay(compiled.asm["ttgir"], config, counts.gates),
+        barriers=len(re.findall(r"\bBAR\.SYNC", sass)),
+    )

@@ -1,0 +1,73 @@
+"""Tuples of tiles: masked loads and stores, selection between two states, and the activations.
+
+A scan carries its state, its gates and its gradients as tuples of `[BLOCK_B, BLOCK_H]` tiles. Every
+helper here works on one such tuple; `COUNT` entries lie `stride` elements apart in memory.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_tiles(ptrs, stride, mask, COUNT: tl.constexpr, ACC: tl.constexpr):
+    """`COUNT` tiles as a tuple, converted to the accumulation dtype; zero where masked."""
+    tiles = ()
+    for i in tl.static_range(COUNT):
+        tiles = tiles + (tl.load(ptrs + i * stride, mask=mask, other=0.0).to(ACC),)
+    return tiles
+
+
+@triton.jit
+def store_tiles(ptrs, stride, tiles, mask, COUNT: tl.constexpr):
+    for i in tl.static_range(COUNT):
+        tl.store(ptrs + i * stride, tiles[i].to(ptrs.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def store_exchanged(ptrs, stride, tiles, mask, COUNT: tl.constexpr):
+    """`store_tiles` for tiles that other programs wait for.
+
+    Every NaN is stored as the canonical one: the all-ones bit pattern means "not written yet" (sync.py), and a NaN with
+    that payload, carried over from a user's tensor, would be waited for without end.
+    """
+    for i in tl.static_range(COUNT):
+        value = tl.where(tiles[i] == tiles[i], tiles[i], float("nan"))
+        tl.store(ptrs + i * stride, value.to(ptrs.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def select(mask, yes, no, COUNT: tl.constexpr):
+    """`yes` where `mask`, else `no`, tile by tile."""
+    out = ()
+    for i in tl.static_range(COUNT):
+        out = out + (tl.where(mask, yes[i], no[i]),)
+    return out
+
+
+@triton.jit
+def zeros(SHAPE: tl.constexpr, COUNT: tl.constexpr, ACC: tl.constexpr):
+    out = ()
+    for _ in tl.static_range(COUNT):
+        out = out + (tl.zeros(SHAPE, dtype=ACC),)
+    return out
+
+
+@triton.jit
+def sigmoid(x):
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def tanh(x):
+    """tanh to a few float32 units in the last place.
+
+    `(1 - e) / (1 + e)` with `e = exp(-2|x|)` never overflows, but cancels near zero, where the odd Taylor series
+    (error below 6e-8 relative for |x| < 0.2) takes over. Triton has no tanh of its own, and libdevice's does not run
+    in the interpreter.
+    """
+    a = tl.abs(x)
+    e = tl.exp(-2.0 * a)
+    far = (1.0 - e) / (1.0 + e)
+    s = x * x
+    near = x * (1.0 + s * (-1.0 / 3.0 + s * (2.0 / 15.0 + s * (-17.0 / 315.0 + s * (62.0 / 2835.0)))))
+    return tl.where(a < 0.2, near, tl.where(x < 0.0, -far, far))
