@@ -1,0 +1,71 @@
+"""torch's own kernels: cuDNN on a CUDA device, oneDNN or ATen on a CPU. A whole stack of layers in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from fastrnn.cells import Cell
+    from fastrnn.dispatch import Problem
+
+NAME = "aten"
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "LSTM": torch._VF.lstm,
+    "GRU": torch._VF.gru,
+    "RNN_TANH": torch._VF.rnn_tanh,
+    "RNN_RELU": torch._VF.rnn_relu,
+}
+_CELL_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "LSTM": torch._VF.lstm_cell,
+    "GRU": torch._VF.gru_cell,
+    "RNN_TANH": torch._VF.rnn_tanh_cell,
+    "RNN_RELU": torch._VF.rnn_relu_cell,
+}
+
+
+def supports(problem: Problem) -> str | None:
+    return None
+
+
+def declines(problem: Problem) -> str | None:
+    return None
+
+
+def describe(problem: Problem) -> str:
+    return "cuDNN through torch" if problem.device.type == "cuda" else "torch's own kernels"
+
+
+def layers(
+    cell: Cell,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: tuple[Tensor, ...],
+    flat_weights: Sequence[Tensor],
+    has_bias: bool,
+    num_layers: int,
+    dropout: float,
+    training: bool,
+    bidirectional: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """What torch.nn's layers call; arguments as `fastrnn.functional.run` takes them."""
+    function = _FUNCTIONS[cell.mode]
+    states = list(hx) if cell.states > 1 else hx[0]
+    options = (list(flat_weights), has_bias, num_layers, dropout, training, bidirectional)
+    if batch_sizes is None:
+        output, *final = function(input, states, *options, False)
+    else:
+        output, *final = function(input, batch_sizes, states, *options)
+    return output, tuple(final)
+
+
+def one_step(
+    cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+) -> tuple[Tensor, ...]:
+    """What torch.nn's cells call."""
+    result = _CELL_FUNCTIONS[cell.mode](input, list(hx) if cell.states > 1 else hx[0], *weights)
+    return tuple(result) if cell.states > 1 else (result,)

@@ -1,0 +1,193 @@
+"""What the two kernel backends share: what they need of a machine, how they choose a launch, and the launch itself.
+
+Triton is imported inside the functions that need it: a machine without it must still import fastrnn.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fastrnn.kernels import configs
+from fastrnn.kernels.configs import Device, LaunchConfig, ScanShape
+
+if TYPE_CHECKING:
+    from fastrnn.cells import Cell
+    from fastrnn.dispatch import Problem
+
+_MIN_CAPABILITY = (8, 0)
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@functools.cache
+def _triton_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def interpreting() -> bool:
+    """Whether Triton runs its kernels in its interpreter, on the CPU: how tests run them without a GPU."""
+    if not _triton_installed():
+        return False
+    from triton.runtime.interpreter import InterpretedFunction
+
+    from fastrnn.kernels.scan import scan_fwd_kernel
+
+    return isinstance(scan_fwd_kernel, InterpretedFunction)
+
+
+@functools.cache
+def _cuda_limits(index: int) -> Device:
+    properties = torch.cuda.get_device_properties(index)
+    capability = (properties.major, properties.minor)
+    return Device(
+        name=properties.name,
+        capability=capability,
+        sms=properties.multi_processor_count,
+        shared_bytes=configs.shared_bytes(capability),
+    )
+
+
+def device_limits(device: torch.device) -> Device:
+    """The limits that launches on `device` are chosen by; the interpreter plays an H100."""
+    if device.type == "cuda":
+        return _cuda_limits(torch.cuda.current_device() if device.index is None else device.index)
+    return configs.DEVICES["sm_90"]
+
+
+def unmet_requirement(problem: Problem) -> str | None:
+    """Why no kernel can run `problem`, or None."""
+    if not _triton_installed():
+        return "triton is not installed"
+    if problem.device.type == "cuda":
+        if torch.version.hip is not None:
+            return "the kernels are written for NVIDIA GPUs"
+        capability = torch.cuda.get_device_capability(problem.device)
+        if capability < _MIN_CAPABILITY:
+            return "the kernels need compute capability 8.0 or newer, this GPU has {}.{}".format(*capability)
+    elif problem.device.type != "cpu" or not interpreting():
+        return f"the kernels need a CUDA GPU, the tensors are on {problem.device.type}"
+    if problem.dtype not in _DTYPES and not (problem.dtype == torch.float64 and interpreting()):
+        return (
+            f"the kernels compute in float16, bfloat16 and float32, not in {str(problem.dtype).removeprefix('torch.')}"
+        )
+    return None
+
+
+def declined() -> str | None:
+    """Why `"auto"` passes over the kernels although they could run, or None."""
+    return "Triton's interpreter is for tests" if interpreting() else None
+
+
+@functools.lru_cache(maxsize=4096)
+def choose(shape: ScanShape, device: Device, schedule: str) -> LaunchConfig | None:
+    """`configs.choose`, remembered: a call's overhead is counted in microseconds."""
+    return configs.choose(shape, device, schedule)
+
+
+def scan_shape(cell: Cell, backward: bool, dtype: torch.dtype, batch: int, hidden: int, directions: int) -> ScanShape:
+    return ScanShape(cell.gates, backward, dtype.itemsize, batch, hidden, directions)
+
+
+def planned(problem: Problem, schedule: str) -> list[LaunchConfig | None]:
+    """The launches of `problem`: forward, and backward where gradients are needed."""
+    device = device_limits(problem.device)
+    return [
+        choose(
+            scan_shape(problem.cell, backward, problem.dtype, problem.batch, problem.hidden, problem.directions),
+            device,
+            schedule,
+        )
+        for backward in ((False, True) if problem.grad else (False,))
+    ]
+
+
+def describe(problem: Problem, schedule: str) -> str:
+    """The launches that were chosen, in words."""
+    plans = [plan.describe() for plan in planned(problem, schedule) if plan is not None]
+    if len(plans) == 2 and plans[0] != plans[1]:
+        return f"forward: {plans[0]}; backward: {plans[1]}"
+    return plans[0]
+
+
+def tf32_allowed() -> bool:
+    """Whether torch lets cuDNN's RNNs use TF32: the switch that these kernels honour too."""
+    try:
+        return torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        # The switches were set per operator through the newer API; the old one then refuses to answer.
+        return bool(torch.backends.cudnn.rnn.fp32_precision == "tf32")  # type: ignore[attr-defined]  # torch >= 2.9
+
+
+def _launch_config(cell: Cell, backward: bool, output: Tensor, schedule: str) -> LaunchConfig:
+    """The launch for tensors shaped `(T, B, D, ..., H)` like `output`."""
+    shape = scan_shape(cell, backward, output.dtype, output.shape[1], output.shape[-1], output.shape[2])
+    config = choose(shape, device_limits(output.device), schedule)
+    if config is None:
+        raise RuntimeError(f"no {schedule} launch fits this device for {shape}; pass backend='aten'")
+    return config
+
+
+def scan(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    lengths: Tensor | None,
+    cell: Cell,
+    schedule: str,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`kernels.launch.scan_fwd` under the launch chosen for these sizes."""
+    from fastrnn.kernels.launch import scan_fwd
+
+    return scan_fwd(
+        x.contiguous(),
+        weight.contiguous(),
+        None if bias is None else bias.contiguous(),
+        state.contiguous(),
+        lengths,
+        cell,
+        _launch_config(cell, False, x, schedule),
+        "tf32" if tf32_allowed() else "ieee",
+        save,
+    )
+
+
+def scan_backward(
+    dout: Tensor | None,
+    dfinal: Tensor | None,
+    weight: Tensor,
+    state: Tensor,
+    lengths: Tensor | None,
+    output: Tensor,
+    cells: Tensor,
+    saved: Tensor,
+    cell: Cell,
+    schedule: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`kernels.launch.scan_bwd`, and the initial state's gradient made whole: `(dx, dr, dstate)`."""
+    from fastrnn.kernels.launch import scan_bwd
+
+    weight = weight.contiguous()
+    dx, dr, dstate = scan_bwd(
+        None if dout is None else dout.contiguous(),
+        torch.zeros_like(state, memory_format=torch.contiguous_format) if dfinal is None else dfinal.contiguous(),
+        weight,
+        state.contiguous(),
+        lengths,
+        output,
+        cells,
+        saved,
+        cell,
+        _launch_config(cell, True, output, schedule),
+        "tf32" if tf32_allowed() else "ieee",
+    )
+    # The kernel leaves out what reaches h0 through the first step's matmul: it would need one more exchange.
+    first = torch.stack([dr[-d, :, d] for d in range(dr.shape[2])])  # direction 0 starts at t = 0, direction 1 at T - 1
+    dstate[0] += first.flatten(2) @ weight.flatten(1, 2)
+    return dx, dr, dstate.to(state.dtype)

@@ -1,0 +1,281 @@
+"""Recurrent layers as functions: layers, directions, projection, dropout and packing around one scan per layer.
+
+    x = input W_ih^T + b;  output, final = scan(x, W_hh, ...)
+
+A projected LSTM (Sak et al. 2014, torch.nn.LSTM's `proj_size`), h_t = W_hr m_t, takes the same scan: its recurrent term
+W_hh h_{t-1} is (W_hh W_hr) m_{t-1}, so the scan runs over m with the product of the two matrices, and the projection of
+all steps is one matrix product afterwards. Only h0, which need not be W_hr times anything, enters through x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastrnn import ops
+from fastrnn.backends import aten, reference
+from fastrnn.cells import Cell
+from fastrnn.dispatch import Backend, Problem, select
+
+
+class Weights(NamedTuple):
+    """One direction of one layer, as torch.nn shapes and names them.
+
+    Attributes:
+        ih: `(GATES * H, I)`.
+        hh: `(GATES * H, H)`, or `(GATES * H, P)` with projection.
+        bias_ih, bias_hh: `(GATES * H,)` or None.
+        hr: `(P, H)` or None.
+    """
+
+    ih: Tensor
+    hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+    hr: Tensor | None
+
+
+def _group(flat_weights: Sequence[Tensor], has_bias: bool, projected: bool, directions: int) -> list[list[Weights]]:
+    """torch.nn's flat list of weights as `[layer][direction]`."""
+    width = 2 + 2 * has_bias + projected
+    groups = []
+    for start in range(0, len(flat_weights), width):
+        weights = flat_weights[start : start + width]
+        biases = weights[2:4] if has_bias else (None, None)
+        groups.append(Weights(weights[0], weights[1], biases[0], biases[1], weights[-1] if projected else None))
+    return [groups[i : i + directions] for i in range(0, len(groups), directions)]
+
+
+class _Padding(NamedTuple):
+    """Where the rows of a PackedSequence's data go in a padded (T, B) tensor.
+
+    Attributes:
+        time, batch: the padded sizes.
+        positions: `(rows of data,)`, in the flattened (T, B).
+        lengths: `(B,)` int32.
+    """
+
+    time: int
+    batch: int
+    positions: Tensor
+    lengths: Tensor
+
+
+def _padding(batch_sizes: Tensor, device: torch.device) -> _Padding:
+    """From `PackedSequence.batch_sizes`, a CPU tensor: nothing waits for the device."""
+    time, batch = batch_sizes.numel(), int(batch_sizes[0])
+    present = torch.arange(batch).unsqueeze(0) < batch_sizes.unsqueeze(1)
+    index = present.flatten().nonzero().squeeze(1)
+    lengths = present.sum(0, dtype=torch.int32)
+    return _Padding(time, batch, index.to(device, non_blocking=True), lengths.to(device, non_blocking=True))
+
+
+def _check_tensors(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+    """What torch's own layers refuse below Python, in their words."""
+    for name, tensors in (("hidden", hx), ("parameter", weights)):
+        for tensor in tensors:
+            if tensor.device != input.device:
+                raise RuntimeError(
+                    f"Input and {name} tensors are not at the same device, found input tensor at {input.device} and "
+                    f"{name} tensor at {tensor.device}"
+                )
+            if tensor.dtype != input.dtype:
+                raise RuntimeError(
+                    f"Input and {name} tensors are not the same dtype, found input tensor with {input.dtype} and "
+                    f"{name} tensor with {tensor.dtype}"
+                )
+
+
+def _scan(
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, lengths: Tensor | None, cell: Cell, backend: Backend
+) -> tuple[Tensor, Tensor]:
+    if backend.name == reference.NAME:
+        return reference.scan(x, weight, bias, state, lengths, cell)
+    return ops.scan(x, weight, bias, state, lengths, cell.name, backend.name)
+
+
+def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    """Both directions' tensors as one; None where there are none."""
+    present = [t for t in tensors if t is not None]
+    if not present:
+        return None
+    return present[0] if len(present) == 1 else torch.cat(present)
+
+
+def _stack(tensors: Sequence[Tensor], *shape: int) -> Tensor:
+    """Both directions' tensors, each viewed as `shape`, behind a leading direction axis."""
+    return tensors[0].view(1, *shape) if len(tensors) == 1 else torch.stack([t.view(shape) for t in tensors])
+
+
+def _layer(
+    cell: Cell,
+    input: Tensor,
+    state: tuple[Tensor, ...],
+    weights: list[Weights],
+    lengths: Tensor | None,
+    backend: Backend,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One layer, both directions: `(T, B, I)` and states `(D, B, H or P)` to `(T, B, D * (H or P))` and new states."""
+    T, B, _ = input.shape
+    D, G = len(weights), cell.gates
+    H = weights[0].ih.shape[0] // G
+    bias_ih, bias_hh = _cat([w.bias_ih for w in weights]), _cat([w.bias_hh for w in weights])
+    if bias_ih is not None and bias_hh is not None and not cell.splits_bias:
+        bias_ih, bias_hh = bias_ih + bias_hh, None
+    weight_ih = _cat([w.ih for w in weights])
+    assert weight_ih is not None
+    x = F.linear(input, weight_ih, bias_ih).view(T, B, D, G, H)
+    if bias_hh is not None:
+        bias_hh = bias_hh.view(D, G, H)
+
+    projection = [w.hr for w in weights if w.hr is not None]
+    if not projection:
+        weight_hh = _stack([w.hh for w in weights], G, H, H)
+        output, final = _scan(x, weight_hh, bias_hh, torch.stack(state), lengths, cell, backend)
+        return output.flatten(2), tuple(final)
+
+    weight_hh = _stack([w.hh @ w.hr for w in weights if w.hr is not None], G, H, H)
+    x = _add_first(x, [F.linear(h0, w.hh).view(B, G, H) for h0, w in zip(state[0], weights, strict=True)], lengths)
+    memory = torch.stack((torch.zeros_like(state[1]), *state[1:]))
+    output, final = _scan(x, weight_hh, bias_hh, memory, lengths, cell, backend)
+    h = torch.stack([F.linear(m, hr) for m, hr in zip(final[0], projection, strict=True)])
+    if lengths is not None:
+        h = torch.where((lengths > 0).view(1, B, 1), h, state[0])
+    output = torch.cat([F.linear(output[:, :, d], hr) for d, hr in enumerate(projection)], -1)
+    return output, (h, *final[1:])
+
+
+def _add_first(x: Tensor, terms: list[Tensor], lengths: Tensor | None) -> Tensor:
+    """Add each direction's `(B, GATES, H)` term to the time step at which its rows start."""
+    T, B = x.shape[:2]
+    starts = torch.zeros(len(terms), B, dtype=torch.long, device=x.device)
+    if len(terms) == 2:
+        starts[1] = T - 1 if lengths is None else (lengths.long() - 1).clamp(min=0)
+    rows = torch.arange(B, device=x.device).expand_as(starts)
+    directions = torch.arange(len(terms), device=x.device).unsqueeze(1).expand_as(starts)
+    return x.index_put((starts, rows, directions), torch.stack(terms), accumulate=True)
+
+
+def _autocast_dtype(input: Tensor) -> torch.dtype | None:
+    """The dtype autocast asks for, where it is on for the input's device; it leaves float64 alone."""
+    kind = input.device.type
+    if torch.is_autocast_enabled(kind) and input.is_floating_point() and input.dtype != torch.float64:
+        return torch.get_autocast_dtype(kind)
+    return None
+
+
+def problem_of(
+    cell: Cell,
+    input: Tensor,
+    hx: tuple[Tensor, ...],
+    flat_weights: Sequence[Tensor],
+    has_bias: bool,
+    num_layers: int,
+    bidirectional: bool,
+    batch_sizes: Tensor | None,
+) -> Problem:
+    """What `run` would be asked with these arguments, as `fastrnn.dispatch` sees it."""
+    directions = 2 if bidirectional else 1
+    projected = len(flat_weights) == num_layers * directions * (3 + 2 * has_bias)
+    return Problem(
+        cell=cell,
+        dtype=_autocast_dtype(input) or input.dtype,
+        device=input.device,
+        time=input.shape[0] if batch_sizes is None else batch_sizes.numel(),
+        batch=hx[0].shape[1],
+        hidden=flat_weights[0].shape[0] // cell.gates,
+        directions=directions,
+        layers=num_layers,
+        projection=flat_weights[-1].shape[0] if projected else 0,
+        grad=torch.is_grad_enabled() and any(t.requires_grad for t in (input, *hx, *flat_weights)),
+        lengths=batch_sizes is not None,
+    )
+
+
+def run(
+    cell: Cell,
+    input: Tensor,
+    hx: tuple[Tensor, ...],
+    flat_weights: Sequence[Tensor],
+    has_bias: bool,
+    num_layers: int,
+    dropout: float,
+    training: bool,
+    bidirectional: bool,
+    batch_sizes: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """A stack of recurrent layers.
+
+    Args:
+        cell: the cell.
+        input: `(T, B, I)`; with `batch_sizes`, a PackedSequence's data `(rows, I)`.
+        hx: one tensor per state, `(num_layers * D, B, H)`, the first `(..., P)` with projection.
+        flat_weights: torch.nn's, in its order.
+        has_bias, num_layers, dropout, training, bidirectional: as torch.nn's layers take them.
+        batch_sizes: a PackedSequence's, on the CPU, or None.
+        backend: `"auto"` or a backend's name.
+
+    Returns:
+        The output `(T, B, D * (H or P))`, or packed `(rows, D * (H or P))`, and the final states, like `hx`.
+
+    Raises:
+        RuntimeError: an empty sequence, tensors that differ in device or dtype, or a backend that cannot run this.
+    """
+    problem = problem_of(cell, input, hx, flat_weights, has_bias, num_layers, bidirectional, batch_sizes)
+    chosen = select(problem, backend)
+    if chosen.name == aten.NAME:
+        # torch applies autocast itself here, below Python.
+        return aten.layers(
+            cell, input, batch_sizes, hx, flat_weights, has_bias, num_layers, dropout, training, bidirectional
+        )
+    if problem.time == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    dtype = _autocast_dtype(input)
+    if dtype is not None:
+        input, hx, flat_weights = input.to(dtype), tuple(h.to(dtype) for h in hx), [w.to(dtype) for w in flat_weights]
+    _check_tensors(input, hx, flat_weights)
+
+    padding, lengths = None, None
+    if batch_sizes is not None:
+        padding = _padding(batch_sizes, input.device)
+        lengths = padding.lengths
+        padded = input.new_zeros(padding.time * padding.batch, input.shape[1])
+        input = padded.index_copy(0, padding.positions, input).view(padding.time, padding.batch, -1)
+    finals: list[tuple[Tensor, ...]] = []
+    D = problem.directions
+    for i, weights in enumerate(_group(flat_weights, has_bias, problem.projection > 0, D)):
+        state = tuple(h[i * D : (i + 1) * D] for h in hx)
+        input, final = _layer(cell, input, state, weights, lengths, chosen)
+        finals.append(final)
+        if dropout and training and i + 1 < num_layers:
+            input = F.dropout(input, dropout, training)
+    if padding is not None:
+        input = input.flatten(0, 1).index_select(0, padding.positions)
+    if num_layers == 1:
+        return input, finals[0]
+    return input, tuple(torch.cat(states) for states in zip(*finals, strict=True))
+
+
+def one_step_problem(cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights) -> Problem:
+    """What `one_step` would be asked with these arguments."""
+    flat = [w for w in weights if w is not None]
+    states = tuple(h.unsqueeze(0) for h in hx)
+    return problem_of(cell, input.unsqueeze(0), states, flat, weights.bias_ih is not None, 1, False, None)
+
+
+def one_step(
+    cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights, backend: str = "auto"
+) -> tuple[Tensor, ...]:
+    """One time step of one layer: `(B, I)` and states `(B, H)` to new states `(B, H)`."""
+    if select(one_step_problem(cell, input, hx, weights), backend).name == aten.NAME:
+        return aten.one_step(cell, input, hx, weights[:4])
+    flat = [w for w in weights if w is not None]
+    states = tuple(h.unsqueeze(0) for h in hx)
+    has_bias = weights.bias_ih is not None
+    _, final = run(cell, input.unsqueeze(0), states, flat, has_bias, 1, 0.0, False, False, backend=backend)
+    return tuple(h.squeeze(0) for h in final)

@@ -1,0 +1,373 @@
+"""LSTM, GRU, RNN and their cells: torch.nn's contract, run by fastrnn's backends.
+
+The classes derive from torch.nn's own bases, so parameters, initialisation, state dicts, argument checks and error
+messages are torch's; what differs is which kernels run. One keyword is ours, `backend`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from fastrnn import functional
+from fastrnn.cells import BY_MODE, Cell
+from fastrnn.dispatch import Problem, check_name
+from fastrnn.functional import Weights
+
+
+class _Layers(nn.RNNBase):
+    """What the three layers share. Subclasses differ in their constructor and in the shape of `hx`."""
+
+    def __init__(self, mode: str, *args: Any, backend: str = "auto", **kwargs: Any) -> None:
+        self.backend = check_name(backend)
+        super().__init__(mode, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        return text if self.backend == "auto" else f"{text}, backend={self.backend!r}"
+
+    def _weights(self) -> list[Tensor]:
+        return cast(list[Tensor], self._flat_weights)  # torch types them as possibly missing
+
+    def _states(self, hx: Any) -> tuple[Tensor, ...]:
+        """`hx` as a tuple of states."""
+        return (hx,)
+
+    def _initial(self, input: Tensor, batch: int) -> Any:
+        """Zero states for a batch."""
+        count = self.num_layers * (2 if self.bidirectional else 1)
+        return torch.zeros(count, batch, self.hidden_size, dtype=input.dtype, device=input.device)
+
+    def _check_rank(self, input: Tensor) -> None:
+        if input.dim() not in (2, 3):
+            raise ValueError(f"{self.mode}: Expected input to be 2D or 3D, got {input.dim()}D instead")
+
+    def _batch_hidden(self, hx: Any, is_batched: bool) -> Any:
+        """Check the rank of `hx`, and give an unbatched one its batch axis."""
+        if is_batched:
+            if hx.dim() != 3:
+                raise RuntimeError(f"For batched 3-D input, hx should also be 3-D but got {hx.dim()}-D tensor")
+            return hx
+        if hx.dim() != 2:
+            raise RuntimeError(f"For unbatched 2-D input, hx should also be 2-D but got {hx.dim()}-D tensor")
+        return hx.unsqueeze(1)
+
+    def _prepare(self, input: Tensor | PackedSequence, hx: Any) -> tuple[Tensor, Any, Tensor | None]:
+        """Check the arguments and bring them into the form `functional.run` takes: `(input, hx, batch_sizes)`."""
+        self._update_flat_weights()
+        if isinstance(input, PackedSequence):
+            data, batch_sizes, sorted_indices, _ = input
+            if hx is None:
+                hx = self._initial(data, int(batch_sizes[0]))
+            # Before the permutation: indexing would hide a batch that is too large.
+            self.check_forward_args(data, hx, batch_sizes)
+            return data, self.permute_hidden(hx, sorted_indices), batch_sizes
+        self._check_rank(input)
+        is_batched = input.dim() == 3
+        batch_dim = 0 if self.batch_first else 1
+        if not is_batched:
+            input = input.unsqueeze(batch_dim)
+        hx = self._initial(input, input.size(batch_dim)) if hx is None else self._batch_hidden(hx, is_batched)
+        self.check_forward_args(input, hx, None)
+        return input.transpose(0, 1) if self.batch_first else input, hx, None
+
+    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
+        """Run the layers over a sequence; arguments and results as in the torch.nn layer of the same name."""
+        output, final = self._run(*self._prepare(input, hx))
+        if isinstance(input, PackedSequence):
+            _, batch_sizes, sorted_indices, unsorted_indices = input
+            packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
+            return packed, self.permute_hidden(final, unsorted_indices)
+        is_batched = input.dim() == 3
+        if self.batch_first:
+            output = output.transpose(0, 1)
+        if not is_batched:
+            output = output.squeeze(0 if self.batch_first else 1)
+            final = tuple(h.squeeze(1) for h in final) if isinstance(final, tuple) else final.squeeze(1)
+        return output, final
+
+    def _run(self, input: Tensor, hx: Any, batch_sizes: Tensor | None) -> tuple[Tensor, Any]:
+        output, final = functional.run(
+            BY_MODE[self.mode],
+            input,
+            self._states(hx),
+            self._weights(),
+            self.bias,
+            self.num_layers,
+            self.dropout,
+            self.training,
+            self.bidirectional,
+            batch_sizes,
+            self.backend,
+        )
+        return output, final if len(final) > 1 else final[0]
+
+    def _problem(self, input: Tensor | PackedSequence, hx: Any = None) -> Problem:
+        """What `forward` would ask of a backend; for `fastrnn.explain`."""
+        data, hx, batch_sizes = self._prepare(input, hx)
+        return functional.problem_of(
+            BY_MODE[self.mode], data, self._states(hx), self._weights(), self.bias, self.num_layers,
+            self.bidirectional, batch_sizes,
+        )  # fmt: skip
+
+
+class LSTM(_Layers):
+    """A multi-layer LSTM; replaces `torch.nn.LSTM`, whose documentation gives the equations:
+
+        i, f, o = sigmoid(W_i* x_t + b_i* + W_h* h_{t-1} + b_h*)
+        g = tanh(W_ig x_t + b_ig + W_hg h_{t-1} + b_hg)
+        c_t = f c_{t-1} + i g;    h_t = o tanh(c_t);    with projection h_t = W_hr (o tanh(c_t))
+
+    Args:
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype: as in
+            `torch.nn.LSTM`.
+        backend: `"auto"`, or `"persistent"`, `"stepwise"`, `"aten"` or `"reference"` to insist on one.
+
+    Shapes (L = sequence length, N = batch, D = 2 if bidirectional else 1, H_out = proj_size or hidden_size):
+        input: `(L, N, input_size)`, `(N, L, input_size)` with `batch_first`, `(L, input_size)` unbatched, or a
+            `PackedSequence`. float16, bfloat16, float32 or float64, the parameters' dtype.
+        hx: `(h_0, c_0)`, `(D * num_layers, N, H_out)` and `(D * num_layers, N, hidden_size)`, zeros by default.
+        returns: output `(L, N, D * H_out)`, laid out like the input, and `(h_n, c_n)`, shaped like `hx`.
+
+    Raises:
+        ValueError, RuntimeError: what `torch.nn.LSTM` raises, in its words; ValueError for an unknown backend,
+            RuntimeError with the reason for one that cannot run this layer.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__("LSTM", *args, **kwargs)
+
+    # torch's own, so that sizes and wording are torch's.
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]  # hx is a pair, as torch notes
+    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]  # likewise
+
+    def _states(self, hx: Any) -> tuple[Tensor, ...]:
+        return hx[0], hx[1]
+
+    def _initial(self, input: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        cell = super()._initial(input, batch)
+        return (cell[..., : self.proj_size] if self.proj_size else cell), cell
+
+    def _batch_hidden(self, hx: Any, is_batched: bool) -> Any:
+        dims = f"({hx[0].dim()}-D, {hx[1].dim()}-D)"
+        if is_batched:
+            if hx[0].dim() != 3 or hx[1].dim() != 3:
+                raise RuntimeError(f"For batched 3-D input, hx and cx should also be 3-D but got {dims} tensors")
+            return hx
+        if hx[0].dim() != 2 or hx[1].dim() != 2:
+            raise RuntimeError(f"For unbatched 2-D input, hx and cx should also be 2-D but got {dims} tensors")
+        return hx[0].unsqueeze(1), hx[1].unsqueeze(1)
+
+
+def _refuse_projection(kwargs: dict[str, Any]) -> None:
+    if "proj_size" in kwargs:
+        raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+
+
+class GRU(_Layers):
+    """A multi-layer GRU; replaces `torch.nn.GRU`, whose documentation gives the equations:
+
+        r, z = sigmoid(W_i* x_t + b_i* + W_h* h_{t-1} + b_h*)
+        n = tanh(W_in x_t + b_in + r (W_hn h_{t-1} + b_hn))
+        h_t = (1 - z) n + z h_{t-1}
+
+    Args:
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as in
+            `torch.nn.GRU`.
+        backend: as in `fastrnn.LSTM`.
+
+    Shapes and errors: as in `fastrnn.LSTM`, with `hx` and the final state one tensor
+    `(D * num_layers, N, hidden_size)`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        _refuse_projection(kwargs)
+        super().__init__("GRU", *args, **kwargs)
+
+
+class RNN(_Layers):
+    """A multi-layer Elman RNN; replaces `torch.nn.RNN`, whose documentation gives the equation:
+
+        h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), or relu(...)
+
+    Args:
+        input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional, device, dtype: as
+            in `torch.nn.RNN`; `nonlinearity` is `"tanh"` or `"relu"`.
+        backend: as in `fastrnn.LSTM`.
+
+    Shapes and errors: as in `fastrnn.GRU`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        _refuse_projection(kwargs)
+        if len(args) > 3:
+            self.nonlinearity = args[3]
+            args = args[:3] + args[4:]
+        else:
+            self.nonlinearity = kwargs.pop("nonlinearity", "tanh")
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"Unknown nonlinearity '{self.nonlinearity}'. Select from 'tanh' or 'relu'.")
+        super().__init__(f"RNN_{self.nonlinearity.upper()}", *args, **kwargs)
+
+    def _check_rank(self, input: Tensor) -> None:
+        if input.dim() not in (2, 3):
+            raise ValueError(f"RNN: Expected input to be 2D or 3D, got {input.dim()}D tensor instead")
+
+
+class _Cell(nn.RNNCellBase):
+    """What the three cells share."""
+
+    _name: ClassVar[str]  # in torch's error messages
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool, mode: str, backend: str, device: Any, dtype: Any
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, BY_MODE[mode].gates, device, dtype)
+        self.mode = mode
+        self.backend = check_name(backend)
+
+    def _cell(self) -> Cell:
+        return BY_MODE[self.mode]
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        return text if self.backend == "auto" else f"{text}, backend={self.backend!r}"
+
+    def _check_rank(self, input: Tensor) -> None:
+        if input.dim() not in (1, 2):
+            raise ValueError(f"{self._name}: Expected input to be 1D or 2D, got {input.dim()}D instead")
+
+    def _weights(self) -> Weights:
+        return Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, None)
+
+    def _prepare(self, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Check the arguments and give unbatched ones their batch axis: `(N, I)` and states `(N, H)`."""
+        self._check_rank(input)
+        is_batched = input.dim() == 2
+        if not is_batched:
+            input = input.unsqueeze(0)
+        if hx is None:
+            zeros = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
+            hx = (zeros,) * self._cell().states
+        elif not is_batched:
+            hx = tuple(h.unsqueeze(0) for h in hx)
+        return input, hx
+
+    def _step(self, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+        """The next states, shaped like the input."""
+        batched, states = self._prepare(input, hx)
+        final = functional.one_step(self._cell(), batched, states, self._weights(), self.backend)
+        return final if input.dim() == 2 else tuple(h.squeeze(0) for h in final)
+
+    def _problem(self, input: Tensor, hx: Any = None) -> Problem:
+        """What `forward` would ask of a backend; for `fastrnn.explain`."""
+        states = None if hx is None else tuple(hx) if self._cell().states > 1 else (hx,)
+        batched, states = self._prepare(input, states)
+        return functional.one_step_problem(self._cell(), batched, states, self._weights())
+
+
+class LSTMCell(_Cell):
+    """One step of an LSTM; replaces `torch.nn.LSTMCell`.
+
+    Args:
+        input_size, hidden_size, bias, device, dtype: as in `torch.nn.LSTMCell`.
+        backend: as in `fastrnn.LSTM`.
+
+    Shapes: input `(N, input_size)` or `(input_size,)`, `hx` a pair `(N, hidden_size)` or `(hidden_size,)`, zeros by
+    default; returns the next pair. Errors are `torch.nn.LSTMCell`'s.
+    """
+
+    _name = "LSTMCell"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, "LSTM", backend, device, dtype)
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        if hx is not None:
+            self._check_rank(input)
+            for i, value in enumerate(hx):
+                if value.dim() not in (1, 2):
+                    raise ValueError(f"LSTMCell: Expected hx[{i}] to be 1D or 2D, got {value.dim()}D instead")
+        h, c = self._step(input, hx)
+        return h, c
+
+
+class _SingleStateCell(_Cell):
+    """A cell whose only state is h."""
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        self._check_rank(input)
+        if hx is not None and hx.dim() not in (1, 2):
+            raise ValueError(f"{self._name}: Expected hidden to be 1D or 2D, got {hx.dim()}D instead")
+        return self._step(input, None if hx is None else (hx,))[0]
+
+
+class GRUCell(_SingleStateCell):
+    """One step of a GRU; replaces `torch.nn.GRUCell`.
+
+    Args:
+        input_size, hidden_size, bias, device, dtype: as in `torch.nn.GRUCell`.
+        backend: as in `fastrnn.LSTM`.
+
+    Shapes: input `(N, input_size)` or `(input_size,)`, `hx` `(N, hidden_size)` or `(hidden_size,)`, zeros by default;
+    returns the next `hx`. Errors are `torch.nn.GRUCell`'s.
+    """
+
+    _name = "GRUCell"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, "GRU", backend, device, dtype)
+
+
+class RNNCell(_SingleStateCell):
+    """One step of an Elman RNN; replaces `torch.nn.RNNCell`.
+
+    Args:
+        input_size, hidden_size, bias, nonlinearity, device, dtype: as in `torch.nn.RNNCell`.
+        backend: as in `fastrnn.LSTM`.
+
+    Shapes and errors: as in `fastrnn.GRUCell`; RuntimeError for an unknown nonlinearity, at the call, as in torch.
+    """
+
+    _name = "RNNCell"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, "RNN_TANH", backend, device, dtype)
+        self.nonlinearity = nonlinearity
+
+    def _cell(self) -> Cell:
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
+        return BY_MODE[f"RNN_{self.nonlinearity.upper()}"]
