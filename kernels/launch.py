@@ -1,4 +1,4 @@
-"""The launchers: allocate what a scan kernel writes, and launch it under either schedule.
+"""The launchers: `scan_fwd` and `scan_bwd` allocate what a kernel writes, `launch_fwd` and `launch_bwd` launch it.
 
 Plain functions of tensors: nothing here records gradients, chooses a configuration or knows a layer.
 """
@@ -24,7 +24,11 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _exchange_buffer(config: LaunchConfig, *shape: int, like: Tensor) -> Tensor:
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def exchange_buffer(config: LaunchConfig, *shape: int, like: Tensor) -> Tensor:
     """What the programs exchange; under "flag" every element starts as the all-ones pattern (sync.py)."""
     buffer = like.new_empty(shape)
     if config.exchange == "flag":
@@ -32,10 +36,21 @@ def _exchange_buffer(config: LaunchConfig, *shape: int, like: Tensor) -> Tensor:
     return buffer
 
 
+def counters(config: LaunchConfig, batch: int, directions: int, like: Tensor) -> Tensor:
+    """The barrier's counters, `(waves, ...)`: one per batch tile and direction. Any tensor where there is no barrier."""
+    if config.exchange != "barrier":
+        return like
+    tiles = -(-batch // config.block_b)
+    waves = -(-tiles // config.batch_tiles)
+    size = min(tiles, config.batch_tiles) * directions * COUNTER_STRIDE.value
+    return torch.zeros(waves, size, dtype=torch.int32, device=like.device)
+
+
 def _launch(
     kernel: Any,
     config: LaunchConfig,
     pointers: tuple[Tensor, ...],
+    counter: Tensor,
     shape: tuple[int, int, int, int],
     backward: bool,
     consts: dict[str, Any],
@@ -52,26 +67,78 @@ def _launch(
         spans = [(0, T)]
     else:
         spans = [(step, step + 1) for step in (reversed(range(T)) if backward else range(T))]
-    like = pointers[0]
-    on_device = torch.cuda.device(like.device) if like.is_cuda else contextlib.nullcontext()
-    with on_device:
+    options = launch_options(config)
+    device = pointers[0].device
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         for step0, step1 in spans:
-            for tile0 in range(0, tiles, config.batch_tiles):
-                wave = min(config.batch_tiles, tiles - tile0)
-                counter = like
-                if config.exchange == "barrier":
-                    counter = torch.zeros(wave * D * COUNTER_STRIDE.value, dtype=torch.int32, device=like.device)
-                kernel[(units, wave, D)](
-                    *pointers,
-                    counter,
-                    T,
-                    B,
-                    step0,
-                    step1,
-                    tile0 * config.block_b,
-                    **consts,
-                    **launch_options(config),
-                )
+            for wave, tile0 in enumerate(range(0, tiles, config.batch_tiles)):
+                grid = (units, min(config.batch_tiles, tiles - tile0), D)
+                arrivals = counter[wave] if config.exchange == "barrier" else counter
+                kernel[grid](*pointers, arrivals, T, B, step0, step1, tile0 * config.block_b, **consts, **options)
+
+
+def launch_fwd(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    lengths: Tensor | None,
+    carry_in: Tensor,
+    carry_out: Tensor,
+    output: Tensor,
+    cells: Tensor | None,
+    saved: Tensor | None,
+    counter: Tensor,
+    counts: Counts,
+    config: LaunchConfig,
+    precision: str,
+) -> None:
+    """Launch the forward scan on given tensors; shapes as in `scan_fwd_kernel`. Without `saved` nothing is saved."""
+    T, B, D, _, H = x.shape
+    # A pointer that the kernel's flags leave unused still has to be one: x stands in.
+    pointers = (
+        x, weight, x if bias is None else bias, state, x if lengths is None else lengths, carry_in, carry_out, output,
+        x if cells is None else cells, x if saved is None else saved,
+    )  # fmt: skip
+    consts = scan_constants(counts, config, H, D, precision, _name(x.dtype)) | {
+        "FWD": STEPS[counts.name].fwd,
+        "HAS_BIAS": bias is not None,
+        "HAS_LENGTHS": lengths is not None,
+        "STORE": saved is not None,
+    }
+    _launch(scan_fwd_kernel, config, pointers, counter, (T, B, D, H), False, consts)
+
+
+def launch_bwd(
+    dout: Tensor | None,
+    weight: Tensor,
+    state: Tensor,
+    lengths: Tensor | None,
+    output: Tensor,
+    cells: Tensor,
+    saved: Tensor,
+    carry_in: Tensor,
+    carry_out: Tensor,
+    dx: Tensor,
+    dr: Tensor,
+    counter: Tensor,
+    counts: Counts,
+    config: LaunchConfig,
+    precision: str,
+) -> None:
+    """Launch the backward scan on given tensors; shapes as in `scan_bwd_kernel`."""
+    T, B, D, H = output.shape
+    pointers = (
+        output if dout is None else dout, weight, state, output if lengths is None else lengths, output, cells, saved,
+        carry_in, carry_out, dx, dr,
+    )  # fmt: skip
+    consts = scan_constants(counts, config, H, D, precision, _name(output.dtype)) | {
+        "BWD": STEPS[counts.name].bwd,
+        "HAS_DOUT": dout is not None,
+        "HAS_LENGTHS": lengths is not None,
+        "STORE_DX": counts.splits_bias,
+    }
+    _launch(scan_bwd_kernel, config, pointers, counter, (T, B, D, H), True, consts)
 
 
 def scan_fwd(
@@ -101,25 +168,23 @@ def scan_fwd(
         `(T, B, D, SAVED, H)`. Without `save`, cells and saved are empty.
     """
     T, B, D, _, H = x.shape
-    output = _exchange_buffer(config, T, B, D, H, like=x)
-    cells = x.new_empty((T, B, D, counts.states - 1, H) if save else (0,))
-    saved = x.new_empty((T, B, D, counts.saved, H) if save else (0,))
+    output = exchange_buffer(config, T, B, D, H, like=x)
+    cells = x.new_empty((T, B, D, counts.states - 1, H)) if save else None
+    saved = x.new_empty((T, B, D, counts.saved, H)) if save else None
     persistent = config.schedule == "persistent"
     carry_in = state if persistent else state.to(_accumulator(x.dtype), copy=True)
     carry_out = torch.empty_like(state) if persistent else carry_in
-    # A pointer that the kernel's flags leave unused still has to be one: x stands in.
-    pointers = (
-        x, weight, x if bias is None else bias, state, x if lengths is None else lengths, carry_in, carry_out, output,
-        cells if cells.numel() else x, saved if saved.numel() else x,
+    launch_fwd(
+        x, weight, bias, state, lengths, carry_in, carry_out, output, cells, saved, counters(config, B, D, x), counts,
+        config, precision,
     )  # fmt: skip
-    consts = scan_constants(counts, config, H, D, precision, x.dtype == torch.float64) | {
-        "FWD": STEPS[counts.name].fwd,
-        "HAS_BIAS": bias is not None,
-        "HAS_LENGTHS": lengths is not None,
-        "STORE": save,
-    }
-    _launch(scan_fwd_kernel, config, pointers, (T, B, D, H), False, consts)
-    return output, carry_out.to(state.dtype), cells, saved
+    nothing = x.new_empty(0)
+    return (
+        output,
+        carry_out.to(state.dtype),
+        nothing if cells is None else cells,
+        torch.empty_like(nothing) if saved is None else saved,
+    )
 
 
 def scan_bwd(
@@ -150,20 +215,13 @@ def scan_bwd(
         dtype, that did not go through the first step's matmul.
     """
     T, B, D, H = output.shape
-    dr = _exchange_buffer(config, T, B, D, counts.gates, H, like=output)
+    dr = exchange_buffer(config, T, B, D, counts.gates, H, like=output)
     dx = torch.empty_like(dr) if counts.splits_bias else dr
     persistent = config.schedule == "persistent"
     carry_in = dfinal.to(_accumulator(output.dtype), copy=not persistent)
     carry_out = torch.empty_like(carry_in) if persistent else carry_in
-    pointers = (
-        output if dout is None else dout, weight, state, output if lengths is None else lengths, output,
-        cells if cells.numel() else output, saved if saved.numel() else output, carry_in, carry_out, dx, dr,
+    launch_bwd(
+        dout, weight, state, lengths, output, cells, saved, carry_in, carry_out, dx, dr,
+        counters(config, B, D, output), counts, config, precision,
     )  # fmt: skip
-    consts = scan_constants(counts, config, H, D, precision, output.dtype == torch.float64) | {
-        "BWD": STEPS[counts.name].bwd,
-        "HAS_DOUT": dout is not None,
-        "HAS_LENGTHS": lengths is not None,
-        "STORE_DX": counts.splits_bias,
-    }
-    _launch(scan_bwd_kernel, config, pointers, (T, B, D, H), True, consts)
     return dx, dr, carry_out

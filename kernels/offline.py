@@ -58,7 +58,7 @@ def _source(
     lengths: bool,
 ) -> ASTSource:
     kernel = scan_bwd_kernel if backward else scan_fwd_kernel
-    consts: dict[str, Any] = scan_constants(counts, config, hidden, directions, precision, double=False)
+    consts: dict[str, Any] = scan_constants(counts, config, hidden, directions, precision, dtype)
     consts["HAS_LENGTHS"] = lengths
     if backward:
         consts |= {"BWD": STEPS[counts.name].bwd, "HAS_DOUT": True, "STORE_DX": counts.splits_bias}

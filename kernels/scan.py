@@ -31,6 +31,7 @@ from typing import Any
 
 import triton
 import triton.language as tl
+from triton.runtime.interpreter import InterpretedFunction
 
 from fastrnn.kernels.configs import LaunchConfig
 from fastrnn.kernels.counts import Counts
@@ -94,11 +95,22 @@ def load_left(
 
 
 @triton.jit
-def multiply(left, weights, acc, GATES: tl.constexpr, LEFT: tl.constexpr, OUT: tl.constexpr, PRECISION: tl.constexpr):
+def multiply(
+    left,
+    weights,
+    acc,
+    GATES: tl.constexpr,
+    LEFT: tl.constexpr,
+    OUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
     """`acc[g] += left[g] @ weights[g]` for every gate; a single `left` or `acc` serves all of them."""
     for g in tl.static_range(GATES):
         total = acc[g % OUT]
-        total = tl.dot(left[g % LEFT], weights[g], total, input_precision=PRECISION, out_dtype=total.dtype)
+        a = left[g % LEFT].to(OPERAND)
+        b = weights[g].to(OPERAND)
+        total = tl.dot(a, b, total, input_precision=PRECISION, out_dtype=total.dtype)
         acc = acc[: g % OUT] + (total,) + acc[g % OUT + 1 :]
     return acc
 
@@ -127,6 +139,7 @@ def contract(
     GROUP: tl.constexpr,
     SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
+    OPERAND: tl.constexpr,
     ACC: tl.constexpr,
 ):
     """The recurrent matmul of one step over all of K: OUT tiles [M, N]."""
@@ -139,13 +152,13 @@ def contract(
             left = load_left(rows, stride, group, mask_m, written, H, LEFT, EXCHANGE, BLOCK_K, GROUP, SPLIT)
             for c in tl.static_range(GROUP):
                 right = weights[(group + c) * GATES : (group + c + 1) * GATES]
-                acc = multiply(left[c * LEFT : (c + 1) * LEFT], right, acc, GATES, LEFT, OUT, PRECISION)
+                acc = multiply(left[c * LEFT : (c + 1) * LEFT], right, acc, GATES, LEFT, OUT, PRECISION, OPERAND)
     else:
         for chunk in range(NUM_K):
             offs_k = k_offsets(chunk, BLOCK_K, SPLIT)
             right = load_weights(weight_ptr, offs_k, offs_n, stride_k, stride_n, H, GATES, SPLIT)
             left = load_left(rows, stride, chunk, mask_m, written, H, LEFT, EXCHANGE, BLOCK_K, 1, SPLIT)
-            acc = multiply(left, right, acc, GATES, LEFT, OUT, PRECISION)
+            acc = multiply(left, right, acc, GATES, LEFT, OUT, PRECISION, OPERAND)
     if SPLIT == 1:
         return acc
     else:
@@ -236,6 +249,7 @@ def scan_fwd_kernel(
     GROUP: tl.constexpr,
     SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
+    OPERAND: tl.constexpr,
     ACC: tl.constexpr,
 ):
     d = tl.program_id(2)
@@ -268,7 +282,7 @@ def scan_fwd_kernel(
 
         if SOLO:
             h = state[0].to(weight_ptr.dtype.element_ty)
-            r = multiply((h,), weights, zeros([BLOCK_B, BLOCK_H], GATES, ACC), GATES, 1, GATES, PRECISION)
+            r = multiply((h,), weights, zeros([BLOCK_B, BLOCK_H], GATES, ACC), GATES, 1, GATES, PRECISION, OPERAND)
         else:
             starts = first == t
             # Rows that are not active are masked: where lengths differ, theirs may lie past the last slot.
@@ -279,7 +293,7 @@ def scan_fwd_kernel(
             r = contract(
                 rows, 0, mask_b & (t < length), starts, weights, weight_ptr, offs_h, 1, H,
                 H, GATES, 1, GATES, RESIDENT, EXCHANGE, BLOCK_B, BLOCK_H, BLOCK_K, NUM_K, GROUP, SPLIT, PRECISION,
-                ACC,
+                OPERAND, ACC,
             )  # fmt: skip
         if HAS_BIAS:
             biased = ()
@@ -379,6 +393,7 @@ def scan_bwd_kernel(
     GROUP: tl.constexpr,
     SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
+    OPERAND: tl.constexpr,
     ACC: tl.constexpr,
 ):
     d = tl.program_id(2)
@@ -420,7 +435,7 @@ def scan_bwd_kernel(
             left = ()
             for g in tl.static_range(GATES):
                 left = left + (dr[g].to(weight_ptr.dtype.element_ty),)
-            dh = multiply(left, weights, zeros([BLOCK_B, BLOCK_H], 1, ACC), GATES, GATES, 1, PRECISION)
+            dh = multiply(left, weights, zeros([BLOCK_B, BLOCK_H], 1, ACC), GATES, GATES, 1, PRECISION, OPERAND)
         else:
             rows = row_pointers(dr_ptr, t + 1 - 2 * d, offs_b, d, B, D, GATES * H)
             wait(counter_ptr, i * tl.num_programs(0), EXCHANGE)
@@ -428,7 +443,7 @@ def scan_bwd_kernel(
             dh = contract(
                 rows, H, mask_b & (step + 1 < T), offs_b < 0, weights, weight_ptr, offs_h, H, 1,
                 H, GATES, GATES, 1, RESIDENT, EXCHANGE, BLOCK_B, BLOCK_H, BLOCK_K, NUM_K, GROUP, SPLIT, PRECISION,
-                ACC,
+                OPERAND, ACC,
             )  # fmt: skip
         if HAS_LENGTHS:
             active = (t < length)[:, None]
@@ -451,10 +466,20 @@ def scan_bwd_kernel(
     store_tiles(state_pointers(carry_out_ptr, offs_b, d, B, H)[:, None] + own, state_stride, dstate, mask, STATES)
 
 
+def interpreted() -> bool:
+    """Whether Triton runs the kernels in its interpreter, on the CPU."""
+    return isinstance(scan_fwd_kernel, InterpretedFunction)
+
+
 def scan_constants(
-    counts: Counts, config: LaunchConfig, hidden: int, directions: int, precision: str, double: bool
+    counts: Counts, config: LaunchConfig, hidden: int, directions: int, precision: str, dtype: str
 ) -> dict[str, Any]:
-    """The compile-time arguments that both kernels share, by name."""
+    """The compile-time arguments that both kernels share, by name.
+
+    `dtype` is that of the tensors, by torch's name for it, which is Triton's too.
+    """
+    # Triton's interpreter multiplies the bit patterns of bfloat16 operands; in float32 their products are exact.
+    operand = tl.float32 if dtype == "bfloat16" and interpreted() else getattr(tl, dtype)
     return {
         "H": hidden,
         "D": directions,
@@ -471,7 +496,8 @@ def scan_constants(
         "GROUP": config.group,
         "SPLIT": config.split,
         "PRECISION": precision,
-        "ACC": tl.float64 if double else tl.float32,
+        "OPERAND": operand,
+        "ACC": tl.float64 if dtype == "float64" else tl.float32,
     }
 
 

@@ -33,11 +33,9 @@ def interpreting() -> bool:
     """Whether Triton runs its kernels in its interpreter, on the CPU: how tests run them without a GPU."""
     if not _triton_installed():
         return False
-    from triton.runtime.interpreter import InterpretedFunction
+    from fastrnn.kernels.scan import interpreted
 
-    from fastrnn.kernels.scan import scan_fwd_kernel
-
-    return isinstance(scan_fwd_kernel, InterpretedFunction)
+    return interpreted()
 
 
 @functools.cache

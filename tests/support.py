@@ -1,0 +1,131 @@
+"""What the tests share: how errors are measured, how large they may be, and launches that reach every tier."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastrnn
+from fastrnn.backends import fused
+from fastrnn.kernels.configs import LaunchConfig
+
+CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+# Allowed error, as a multiple of the error of torch.nn's own CPU layers at the same dtype on the same values (both
+# against float64). Torch rounds the cell state and every gate to a 16-bit dtype and we do not, so ours should be the
+# smaller one; 2 leaves room for a lucky draw of torch's. Float32 sums in another order than torch does, and activations
+# differ by a few units in the last place.
+TORCH_ERROR_FACTOR = {torch.float16: 2.0, torch.bfloat16: 2.0, torch.float32: 4.0}
+# Where torch's own error happens to be tiny (one step, one unit), a few roundings of the dtype are allowed.
+ERROR_FLOOR = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 2e-6}
+# The kernels' tanh is a series below 0.2 that stops at 1e-9 relative: invisible in float32, the limit in float64.
+FLOAT64_ERROR = 1e-8
+
+
+def relative_error(ours: Tensor, reference: Tensor) -> float:
+    """||ours - reference|| / ||reference||, in float64; NaN where either holds one that the other does not."""
+    ours, reference = ours.detach().double(), reference.detach().double()
+    norm = reference.norm()
+    difference = (ours - reference).norm()
+    return float(difference if norm == 0 else difference / norm)
+
+
+def worst_error(ours: Iterable[Tensor], reference: Iterable[Tensor]) -> float:
+    errors = [relative_error(a, b) for a, b in zip(ours, reference, strict=True)]
+    return float("nan") if any(e != e for e in errors) else max(errors)
+
+
+def assert_as_good_as_torch(
+    ours: list[Tensor], torchs: list[Tensor], reference: list[Tensor], dtype: torch.dtype, names: list[str]
+) -> None:
+    """Every tensor's error is at most a small multiple of torch's own."""
+    for name, a, b, truth in zip(names, ours, torchs, reference, strict=True):
+        error = relative_error(a, truth)
+        allowed = max(TORCH_ERROR_FACTOR[dtype] * relative_error(b, truth), ERROR_FLOOR[dtype])
+        assert error <= allowed, f"{name}: error {error:.2e}, torch's allows {allowed:.2e}"
+
+
+def as_tuple(state: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return state if isinstance(state, tuple) else (state,)
+
+
+def layer_pair(
+    cell: str, input_size: int, hidden: int, dtype: torch.dtype, backend: str, device: str = "cpu", **options: object
+) -> tuple[nn.Module, nn.Module]:
+    """torch.nn's layer and ours, with the same parameters."""
+    name = {"lstm": "LSTM", "gru": "GRU"}.get(cell, "RNN")
+    if name == "RNN":
+        options["nonlinearity"] = cell.removeprefix("rnn_")
+    theirs = getattr(nn, name)(input_size, hidden, dtype=dtype, device=device, **options)
+    ours = getattr(fastrnn, name)(input_size, hidden, dtype=dtype, device=device, backend=backend, **options)
+    ours.load_state_dict(theirs.state_dict())
+    return theirs, ours
+
+
+def initial_state(layer: nn.Module, batch: int) -> tuple[Tensor, ...]:
+    """Random states for `layer`, in its dtype and on its device."""
+    assert isinstance(layer, nn.RNNBase)
+    count = layer.num_layers * (2 if layer.bidirectional else 1)
+    weight = layer.weight_hh_l0
+    assert isinstance(weight, Tensor)
+    h = torch.randn(count, batch, layer.proj_size or layer.hidden_size, dtype=weight.dtype, device=weight.device)
+    if layer.mode != "LSTM":
+        return (h,)
+    return h, torch.randn(count, batch, layer.hidden_size, dtype=weight.dtype, device=weight.device)
+
+
+def run_layer(layer: nn.Module, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[list[str], list[Tensor]]:
+    """Outputs, final states, and the gradients of input, states and parameters, under fixed random upstream gradients."""
+    input = input.detach().clone().requires_grad_()
+    states = None if hx is None else tuple(h.detach().clone().requires_grad_() for h in hx)
+    layer.zero_grad()
+    given = None if states is None else states if len(states) > 1 else states[0]
+    output, final = layer(input, given)
+    results = [output, *as_tuple(final)]
+    generator = torch.Generator().manual_seed(7)
+    upstream = [torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r) for r in results]
+    torch.autograd.backward(results, upstream)
+    gradients: list[Tensor | None] = [
+        input.grad,
+        *(h.grad for h in states or ()),
+        *(p.grad for p in layer.parameters()),
+    ]
+    names = ["output", "h_n", "c_n"][: len(results)] + ["d input", "d h0", "d c0"][: 1 + len(states or ())]
+    names += [f"d {name}" for name, _ in layer.named_parameters()]
+    tensors = results + [g for g in gradients if g is not None]
+    assert len(names) == len(tensors), "a gradient is missing"
+    return names, [t.detach() for t in tensors]
+
+
+# Small launches that reach every path of the kernels: what is unusual about each is its name.
+LAUNCHES = {
+    "solo": dict(tier="solo", block_b=16, block_h=64, block_k=64, group=1, split=1),
+    "split contraction": dict(tier="grid", block_b=16, block_h=16, block_k=32, group=1, split=2),
+    "grouped chunks": dict(tier="grid", block_b=16, block_h=16, block_k=16, group=3, split=1),
+    "streamed": dict(tier="streamed", block_b=16, block_h=32, block_k=32, group=1, split=2),
+}
+
+
+def launch(
+    name: str, hidden: int, schedule: str = "stepwise", batch_tiles: int = 65535, exchange: str = "none"
+) -> LaunchConfig:
+    """The launch of that name for `hidden` units, at most 64 of them where it is "solo"."""
+    options = dict(LAUNCHES[name])
+    num_k = -(-hidden // int(options["block_k"]))  # type: ignore[call-overload]  # the sizes are ints
+    if options["group"] == 3:
+        num_k = -(-num_k // 3) * 3
+    return LaunchConfig(
+        schedule=schedule, exchange=exchange, num_k=num_k, num_warps=4, batch_tiles=batch_tiles, **options
+    )  # type: ignore[arg-type]  # likewise  # fmt: skip
+
+
+@contextlib.contextmanager
+def forced_launch(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make every kernel launch the one called `name`."""
+    with monkeypatch.context() as patch:
+        patch.setattr(fused, "choose", lambda shape, device, schedule: launch(name, shape.hidden, schedule))
+        yield

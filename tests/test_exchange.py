@@ -1,0 +1,126 @@
+"""Programs that wait for each other, on a machine without a GPU: one process per program, over shared memory.
+
+The interpreter runs the programs of a grid one after another, so a persistent scan spread over several programs would
+wait for ever in it. Here each program has an interpreter, and a process, of its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from support import FLOAT64_ERROR, launch, worst_error
+from test_kernels import Scan
+
+from fastrnn.cells import CELLS
+from fastrnn.kernels.launch import counters, exchange_buffer, launch_bwd, launch_fwd
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork")
+
+HIDDEN = 40  # three programs of 16 units
+
+
+def _as_one_program(index: tuple[int, int, int], run: Any) -> None:
+    """Make the interpreter of this process run only program `index` of every grid, then `run`."""
+    from triton.runtime import interpreter
+
+    class OneProgram(interpreter.GridExecutor):  # type: ignore[misc]  # untyped
+        def _restore_args_dev(self, *args: Any) -> None:
+            """On the CPU this copies every tensor onto itself, over what other programs write meanwhile."""
+
+        def __call__(self, *args: Any, **kwargs: Any) -> None:
+            grid = self.grid
+            builder = interpreter.interpreter_builder
+            set_dim, set_idx = type(builder).set_grid_dim, type(builder).set_grid_idx
+            self.grid = (1, 1, 1)
+            builder.set_grid_dim = lambda *_: set_dim(builder, *grid)
+            builder.set_grid_idx = lambda *_: set_idx(builder, *index)
+            super().__call__(*args, **kwargs)
+
+    interpreter.GridExecutor = OneProgram
+    run()
+
+
+def _run_together(programs: list[tuple[int, int, int]], run: Any, seconds: float = 60.0) -> None:
+    """`run` in one process per program; fails if any does, or waits too long."""
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_as_one_program, args=(index, run)) for index in programs]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(seconds)
+    stuck = [worker for worker in workers if worker.is_alive()]
+    for worker in stuck:
+        worker.kill()
+    assert not stuck, f"{len(stuck)} of {len(workers)} programs still wait after {seconds} s"
+    assert all(worker.exitcode == 0 for worker in workers)
+
+
+def _shared(*shape: int) -> Tensor:
+    return torch.full(shape, float("nan"), dtype=torch.float64).share_memory_()
+
+
+def _exchange(scan: Scan, exchange: str) -> tuple[list[Tensor], list[Tensor]]:
+    """Forward and backward under the persistent schedule, every program in a process of its own."""
+    config = launch("split contraction", HIDDEN, "persistent", exchange=exchange)
+    cell = scan.cell
+    T, B, D, gates, H = scan.x.shape
+    programs = [(x, 0, d) for x in range(-(-H // config.block_h)) for d in range(D)]
+    output, dr = (
+        exchange_buffer(config, *shape, like=scan.x).share_memory_() for shape in ((T, B, D, H), (T, B, D, gates, H))
+    )
+    cells, saved, final = (
+        _shared(T, B, D, cell.states - 1, H),
+        _shared(T, B, D, cell.saved, H),
+        _shared(*scan.state.shape),
+    )
+    dx, dstate = _shared(T, B, D, gates, H) if cell.splits_bias else dr, _shared(*scan.state.shape)
+    arrivals = [counters(config, B, D, scan.x).share_memory_() for _ in range(2)]
+    _run_together(
+        programs,
+        lambda: launch_fwd(
+            scan.x, scan.weight, scan.bias, scan.state, scan.lengths, scan.state, final, output, cells, saved,
+            arrivals[0], cell, config, "ieee",
+        ),
+    )  # fmt: skip
+    _run_together(
+        programs,
+        lambda: launch_bwd(
+            scan.dout, scan.weight, scan.state, scan.lengths, output, cells, saved, scan.dfinal, dstate, dx, dr,
+            arrivals[1], cell, config, "ieee",
+        ),
+    )  # fmt: skip
+    first = torch.stack([dr[-d, :, d] for d in range(D)])
+    dstate[0] += first.flatten(2) @ scan.weight.flatten(1, 2)
+    return [output, final], [dx, dstate, dr.sum((0, 1))]
+
+
+@pytest.mark.parametrize("lengths", [False, True], ids=["padded", "lengths"])
+@pytest.mark.parametrize("exchange", ["flag", "barrier"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_programs_hand_over_each_step(cell: str, exchange: str, lengths: bool) -> None:
+    scan = Scan(CELLS[cell], 4, 3, HIDDEN, 2 if cell == "gru" else 1, torch.float64, lengths)
+    outputs, grads = _exchange(scan, exchange)
+    expected_outputs, expected_grads = scan.by_reference()
+    assert worst_error(outputs, expected_outputs) < FLOAT64_ERROR
+    assert worst_error(grads, expected_grads) < FLOAT64_ERROR
+
+
+def test_a_nan_with_the_flag_pattern_is_not_waited_for() -> None:
+    """The all-ones NaN means "not written yet"; the user's own, in a state or an input, must still come through."""
+    scan = Scan(CELLS["rnn_tanh"], 3, 3, HIDDEN, 1, torch.float64, False)
+    pattern = torch.full((), -1, dtype=torch.int64).view(torch.float64)
+    scan.state[0, 0, 1] = pattern
+    scan.x[0, 2] = pattern
+    scan.dfinal[0, 0, 0] = pattern
+    outputs, grads = _exchange(scan, "flag")
+    expected_outputs, expected_grads = scan.by_reference()
+    for ours, expected in zip(outputs + grads, expected_outputs + expected_grads, strict=True):
+        assert torch.equal(ours.isnan(), expected.isnan())
