@@ -261,6 +261,19 @@ def run(
     return input, tuple(torch.cat(states) for states in zip(*finals, strict=True))
 
 
+def _check_step(input: Tensor, hx: tuple[Tensor, ...], weights: Weights) -> None:
+    """What torch's own cells refuse below Python, in their words."""
+    if input.shape[1] != weights.ih.shape[1]:
+        raise RuntimeError(f"input has inconsistent input_size: got {input.shape[1]} expected {weights.ih.shape[1]}")
+    for i, h in enumerate(hx):
+        if h.shape[1] != weights.hh.shape[1]:
+            raise RuntimeError(
+                f"hidden{i} has inconsistent hidden_size: got {h.shape[1]}, expected {weights.hh.shape[1]}"
+            )
+        if h.shape[0] != input.shape[0]:
+            raise RuntimeError(f"Input batch size {input.shape[0]} doesn't match hidden{i} batch size {h.shape[0]}")
+
+
 def one_step_problem(cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights) -> Problem:
     """What `one_step` would be asked with these arguments."""
     flat = [w for w in weights if w is not None]
@@ -274,6 +287,7 @@ def one_step(
     """One time step of one layer: `(B, I)` and states `(B, H)` to new states `(B, H)`."""
     if select(one_step_problem(cell, input, hx, weights), backend).name == aten.NAME:
         return aten.one_step(cell, input, hx, weights[:4])
+    _check_step(input, hx, weights)
     flat = [w for w in weights if w is not None]
     states = tuple(h.unsqueeze(0) for h in hx)
     has_bias = weights.bias_ih is not None

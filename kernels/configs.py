@@ -204,16 +204,19 @@ def _fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
     # streamed, in a loop.
     if shape.ieee and (config.tier == "grid" or config.block_b > 16 or config.block_k > 128):
         return False
-    if config.block_h > 16 and shape.out > 1:
-        return False
     if config.split > 1:
-        return register_estimate(shape, config) <= _REGISTER_BUDGET
-    # 64 rows: warpgroup instructions, forward, in 16 bits, and not unrolled too far.
+        smallest = config.tier == "streamed" and config.block_b == 16 and config.block_k == 128
+        if config.block_h > 16 and smallest and shape.element_bytes == 2:
+            return True
+        return (config.block_h <= 16 or shape.out == 1) and register_estimate(shape, config) <= _REGISTER_BUDGET
+    # 64 rows: Hopper's warpgroup instructions, forward, in 16 bits, and not unrolled too far.
     return (
-        shape.element_bytes == 2
+        device.capability[0] == 9
+        and shape.element_bytes == 2
         and not shape.backward
         and config.block_h <= 16
-        and config.block_k * config.group <= 256
+        and config.block_k == 256
+        and config.group == 1
         and (config.tier == "streamed" or config.num_k * config.block_k <= 1024)
     )
 

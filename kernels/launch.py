@@ -37,7 +37,7 @@ def exchange_buffer(config: LaunchConfig, *shape: int, like: Tensor) -> Tensor:
 
 
 def counters(config: LaunchConfig, batch: int, directions: int, like: Tensor) -> Tensor:
-    """The barrier's counters, `(waves, ...)`: one per batch tile and direction. Any tensor where there is no barrier."""
+    """The barrier's counters, `(waves, ...)`, one per batch tile and direction; any tensor where there is none."""
     if config.exchange != "barrier":
         return like
     tiles = -(-batch // config.block_b)

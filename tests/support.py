@@ -79,7 +79,7 @@ def initial_state(layer: nn.Module, batch: int) -> tuple[Tensor, ...]:
 
 
 def run_layer(layer: nn.Module, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[list[str], list[Tensor]]:
-    """Outputs, final states, and the gradients of input, states and parameters, under fixed random upstream gradients."""
+    """Outputs, final states, and the gradients of input, states and parameters, under fixed upstream gradients."""
     input = input.detach().clone().requires_grad_()
     states = None if hx is None else tuple(h.detach().clone().requires_grad_() for h in hx)
     layer.zero_grad()
@@ -101,12 +101,12 @@ def run_layer(layer: nn.Module, input: Tensor, hx: tuple[Tensor, ...] | None) ->
     return names, [t.detach() for t in tensors]
 
 
-# Small launches that reach every path of the kernels: what is unusual about each is its name.
+# Small launches that reach every path of the kernels: tier, block_b, block_h, block_k, group, split.
 LAUNCHES = {
-    "solo": dict(tier="solo", block_b=16, block_h=64, block_k=64, group=1, split=1),
-    "split contraction": dict(tier="grid", block_b=16, block_h=16, block_k=32, group=1, split=2),
-    "grouped chunks": dict(tier="grid", block_b=16, block_h=16, block_k=16, group=3, split=1),
-    "streamed": dict(tier="streamed", block_b=16, block_h=32, block_k=32, group=1, split=2),
+    "solo": ("solo", 16, 64, 64, 1, 1),
+    "split contraction": ("grid", 16, 16, 32, 1, 2),
+    "grouped chunks": ("grid", 16, 16, 16, 3, 1),
+    "streamed": ("streamed", 16, 32, 32, 1, 2),
 }
 
 
@@ -114,13 +114,9 @@ def launch(
     name: str, hidden: int, schedule: str = "stepwise", batch_tiles: int = 65535, exchange: str = "none"
 ) -> LaunchConfig:
     """The launch of that name for `hidden` units, at most 64 of them where it is "solo"."""
-    options = dict(LAUNCHES[name])
-    num_k = -(-hidden // int(options["block_k"]))  # type: ignore[call-overload]  # the sizes are ints
-    if options["group"] == 3:
-        num_k = -(-num_k // 3) * 3
-    return LaunchConfig(
-        schedule=schedule, exchange=exchange, num_k=num_k, num_warps=4, batch_tiles=batch_tiles, **options
-    )  # type: ignore[arg-type]  # likewise  # fmt: skip
+    tier, block_b, block_h, block_k, group, split = LAUNCHES[name]
+    num_k = -(-hidden // (block_k * group)) * group
+    return LaunchConfig(schedule, tier, exchange, block_b, block_h, block_k, num_k, group, split, 4, batch_tiles)
 
 
 @contextlib.contextmanager

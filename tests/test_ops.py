@@ -42,7 +42,7 @@ def test_opcheck(cell: str, lengths: bool) -> None:
 @pytest.mark.parametrize("cell", CELL_NAMES)
 def test_opcheck_backward(cell: str) -> None:
     arguments = [a.detach() if isinstance(a, Tensor) else a for a in _scan_arguments(cell, True)]
-    x, weight, _, state, lengths, *_ = arguments
+    _, weight, _, state, lengths, *_ = arguments
     output, final, cells, saved = torch.ops.fastrnn.scan(*arguments)
     torch.library.opcheck(
         torch.ops.fastrnn.scan_backward.default,

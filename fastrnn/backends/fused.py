@@ -87,8 +87,19 @@ def choose(shape: ScanShape, device: Device, schedule: str) -> LaunchConfig | No
     return configs.choose(shape, device, schedule)
 
 
+def tf32_allowed() -> bool:
+    """Whether torch lets cuDNN's RNNs use TF32: the switch that these kernels honour too."""
+    try:
+        return torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        # The switches were set per operator through the newer API; the old one then refuses to answer.
+        return bool(torch.backends.cudnn.rnn.fp32_precision == "tf32")  # type: ignore[attr-defined]  # torch >= 2.9
+
+
 def scan_shape(cell: Cell, backward: bool, dtype: torch.dtype, batch: int, hidden: int, directions: int) -> ScanShape:
-    return ScanShape(cell.gates, backward, dtype.itemsize, batch, hidden, directions)
+    """What the launch of one scan is chosen by, under torch's present TF32 switch."""
+    ieee = dtype == torch.float32 and not tf32_allowed()
+    return ScanShape(cell.gates, backward, dtype.itemsize, batch, hidden, directions, ieee)
 
 
 def planned(problem: Problem, schedule: str) -> list[LaunchConfig | None]:
@@ -110,15 +121,6 @@ def describe(problem: Problem, schedule: str) -> str:
     if len(plans) == 2 and plans[0] != plans[1]:
         return f"forward: {plans[0]}; backward: {plans[1]}"
     return plans[0]
-
-
-def tf32_allowed() -> bool:
-    """Whether torch lets cuDNN's RNNs use TF32: the switch that these kernels honour too."""
-    try:
-        return torch.backends.cudnn.allow_tf32
-    except RuntimeError:
-        # The switches were set per operator through the newer API; the old one then refuses to answer.
-        return bool(torch.backends.cudnn.rnn.fp32_precision == "tf32")  # type: ignore[attr-defined]  # torch >= 2.9
 
 
 def _launch_config(cell: Cell, backward: bool, output: Tensor, schedule: str) -> LaunchConfig:

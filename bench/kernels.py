@@ -1,0 +1,200 @@
+"""`kernels`: what the compiler makes of every scan kernel that would be chosen for a list of shapes; needs no GPU.
+
+Triton is needed, torch is not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import itertools
+import multiprocessing
+import signal
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fastrnn.bench import record
+from fastrnn.bench.table import Column, emit, heading, line
+from fastrnn.kernels import configs
+from fastrnn.kernels.configs import LaunchConfig
+from fastrnn.kernels.counts import COUNTS
+
+if TYPE_CHECKING:
+    from fastrnn.kernels.offline import Report
+
+ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+HIDDEN = (32, 64, 128, 256, 512, 768, 1024, 1536, 2048)
+_PROCESSES = 2
+
+COLUMNS = (
+    Column("arch", 6, right=False),
+    Column("cell", 8, right=False),
+    Column("pass", 8, right=False),
+    Column("dtype", 8, right=False),
+    Column("H", 5),
+    Column("B", 4),
+    Column("dirs", 4),
+    Column("tier", 8, right=False),
+    Column("units x rows, chunk", 19, right=False),
+    Column("warps", 5),
+    Column("regs", 4),
+    Column("spills", 6),
+    Column("KiB", 6),
+    Column("limit", 5),
+    Column("mma", 4),
+    Column("wgmma", 5),
+    Column("resident", 8, right=False),
+    Column("barriers", 8),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan to choose a launch for, and compile."""
+
+    arch: str
+    cell: str
+    backward: bool
+    dtype: str
+    H: int
+    B: int
+    directions: int = 1
+    schedule: str = "persistent"
+
+    def config(self) -> LaunchConfig | None:
+        shape = configs.ScanShape(
+            COUNTS[self.cell].gates, self.backward, ELEMENT_BYTES[self.dtype], self.B, self.H, self.directions
+        )
+        return configs.choose(shape, configs.DEVICES[self.arch], self.schedule)
+
+
+def jobs(
+    archs: Iterable[str],
+    cells: Iterable[str],
+    dtypes: Iterable[str],
+    hidden: Iterable[int],
+    batches: Iterable[int],
+    directions: int,
+    schedule: str,
+) -> list[Job]:
+    """Every combination, forward and backward, once."""
+    product = itertools.product(archs, dtypes, cells, (False, True), hidden, batches)
+    return list(dict.fromkeys(Job(a, c, back, d, H, B, directions, schedule) for a, d, c, back, H, B in product))
+
+
+def quick() -> list[Job]:
+    """The short report that follows a benchmark without a GPU."""
+    return jobs(["sm_90"], ["lstm", "gru", "rnn_tanh"], ["bfloat16"], HIDDEN, [16], 1, "persistent")
+
+
+def unavailable() -> str | None:
+    """Why there can be no report here, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed; the kernel report needs its compiler"
+    from triton.runtime.interpreter import InterpretedFunction
+
+    from fastrnn.kernels.scan import scan_fwd_kernel
+
+    if isinstance(scan_fwd_kernel, InterpretedFunction):
+        return "TRITON_INTERPRET is set, so Triton interprets the kernels and compiles none; unset it for this report"
+    return None
+
+
+def _ignore_interrupt() -> None:
+    """Ctrl-C reaches the whole process group; the parent alone is to act on it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _compile(job: Job, config: LaunchConfig) -> Report | str:
+    """In a worker process: the report, or what the compiler said; not every exception of Triton's can be sent home."""
+    from fastrnn.kernels.offline import compile_scan
+
+    capability = configs.DEVICES[job.arch].capability
+    try:
+        return compile_scan(COUNTS[job.cell], job.backward, job.dtype, job.H, job.directions, config, capability)
+    except Exception as error:
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def _row(job: Job, config: LaunchConfig | None, report: Report | str | None) -> dict[str, Any]:
+    """One object of the report, the same keys in each; `status` is "ok" or says what is wrong."""
+    limit = configs.DEVICES[job.arch].shared_bytes
+    found = None if isinstance(report, str) else report
+    if config is None:
+        status = "no launch"
+    elif found is None:
+        status = f"does not compile: {report}"
+    elif found.shared > limit:
+        status = "too much shared memory"
+    else:
+        status = "spills" if found.spills else "ok"
+    names = ("tier", "exchange", "block_h", "block_b", "block_k", "num_k", "split", "num_warps")
+    measures = ("registers", "spills", "shared", "mma", "wgmma", "resident", "barriers")
+    return {
+        **dataclasses.asdict(job),
+        **{name: getattr(config, name, None) for name in names},
+        **{name: getattr(found, name, None) for name in measures},
+        "shared_limit": limit,
+        "status": status,
+    }
+
+
+def _show(row: dict[str, Any]) -> str:
+    name = "backward" if row["backward"] else "forward"
+    start = [row["arch"], row["cell"], name, row["dtype"], row["H"], row["B"], row["directions"]]
+    if row["registers"] is None:
+        return f"{line(COLUMNS[: len(start)], start)}  {row['status']}"
+    tile = f"{row['block_h']} x {row['block_b']}, {row['block_k']}"
+    resident = "yes" if row["resident"] else "no"
+    sizes = [f"{row['shared'] / 1024:.1f}", f"{row['shared_limit'] // 1024}"]
+    end = [row["tier"], tile, row["num_warps"], row["registers"], row["spills"], *sizes]
+    return line(COLUMNS, [*start, *end, row["mma"], row["wgmma"], resident, row["barriers"]])
+
+
+def _summary(rows: Sequence[dict[str, Any]], kernels: int) -> str:
+    def count(start: str) -> int:
+        return sum(row["status"].startswith(start) for row in rows)
+
+    compiled = [row for row in rows if row["registers"] is not None]
+    return (
+        f"{len(rows)} rows, {kernels} kernels, {sum(row['spills'] > 0 for row in compiled)} with spills, "
+        f"{sum(row['shared'] > row['shared_limit'] for row in compiled)} over the shared memory there is, "
+        f"{count('does not compile')} that do not compile, {count('no launch')} without a launch, "
+        f"{sum(row['resident'] for row in compiled)} with resident weights."
+    )
+
+
+def report(todo: Sequence[Job], json_path: str | None) -> int:
+    """Compile, print and record; 1 if a kernel spills, does not fit or does not compile, else 0."""
+    emit(heading(COLUMNS))
+    rows: list[dict[str, Any]] = []
+    futures: dict[tuple[Job, LaunchConfig], Future[Report | str]] = {}
+    pool = ProcessPoolExecutor(_PROCESSES, multiprocessing.get_context("spawn"), _ignore_interrupt)
+    try:
+        pending: list[tuple[Job, LaunchConfig | None, Future[Report | str] | None]] = []
+        for job in todo:
+            config = job.config()
+            future = None
+            if config is not None:
+                # Rows that differ in what only the launch sees share a kernel.
+                key = (
+                    dataclasses.replace(job, B=0, schedule=""),
+                    dataclasses.replace(config, batch_tiles=0, schedule=""),
+                )
+                if key not in futures:
+                    futures[key] = pool.submit(_compile, job, config)
+                future = futures[key]
+            pending.append((job, config, future))
+        for job, config, future in pending:
+            row = _row(job, config, None if future is None else future.result())
+            rows.append(row)
+            if json_path is not None:
+                record.append(json_path, row)
+            emit(_show(row))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    emit("")
+    emit(_summary(rows, len(futures)))
+    return 0 if all(row["status"] in ("ok", "no launch") for row in rows) else 1

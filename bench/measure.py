@@ -1,0 +1,291 @@
+"""One provider on one case: first whether its results are right, and only then how long they take.
+
+Right means: outputs, final states and (when training) every gradient within BOUNDS of the float64 reference with the
+same weights and inputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from fastrnn.bench.cases import Case
+from fastrnn.bench.providers import Builder, State, build_reference, weight_shapes, what_runs
+
+# What the error of a right result stays under: the largest ||result - reference|| / ||reference|| over the tensors
+# checked. "Measured" is torch.nn and plain torch at that dtype, over 32 steps of every cell, H up to 1024; the worst is
+# always a gradient. A wrong gate, a lost step or a stale h gives 0.1 and more.
+BOUNDS: dict[str, float] = {
+    "float64": 1e-10,  # measured 7e-16; the same sums in another order are all that may differ
+    "float32": 1e-5,  # measured 6e-7, likewise; longer sums than those get some room
+    "tf32": 5e-3,  # simulated 1.5e-3: float32 operands cut to 10 bits, cuDNN's default and so ours on a GPU
+    "float16": 5e-3,  # measured 1.4e-3: h, gates and gradients are rounded to 11 bits at every step
+    "bfloat16": 3e-2,  # measured 1e-2: likewise to 8 bits
+}
+# relu's gradient jumps where its argument changes sign, which rounding does to a few units.
+RELU_BOUNDS: dict[str, float] = {
+    "tf32": 5e-2,  # simulated 1.9e-2
+    "float16": 4e-2,  # measured 1.3e-2
+    "bfloat16": 9e-2,  # measured 3.4e-2
+}
+_CHECK_STEPS = 32
+# In float64 the plain equations keep some twenty tensors this large for backward; 2^24 elements are 128 MiB.
+_CHECK_ELEMENTS = 2**24
+_L2_BYTES = 60_000_000  # more than any L2 of the GPUs at hand: inputs that rotate past it come from memory, as in use
+_BUDGET_S = {"cpu": 0.5, "cuda": 0.3}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """x `(T, B, I)`, and the output's gradient `(T, B, D * H)` where the case trains."""
+
+    x: Tensor
+    dout: Tensor | None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The weights of a case, inputs to check it on, and what the float64 reference makes of them."""
+
+    state: State
+    inputs: Inputs
+    expected: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found for one provider on one case.
+
+    Attributes:
+        status: `"ok"`, or `"FAILED"`: then `reason` says why, and there are no times.
+        backend, tier: what ran.
+        us_per_step, p20, p80: median and percentiles of the time of one call, over T, in microseconds.
+        peak_mb: GPU memory of one call: weights, inputs and all it allocates. None on a CPU.
+        first_call_s: building the module and its first call, on the shortened sequence of the check; kernels that are
+            not in Triton's cache yet are compiled in it.
+        error: see BOUNDS; None where it is not finite or no result came.
+    """
+
+    status: str
+    reason: str | None = None
+    backend: str | None = None
+    tier: str | None = None
+    us_per_step: float | None = None
+    p20: float | None = None
+    p80: float | None = None
+    peak_mb: float | None = None
+    first_call_s: float | None = None
+    error: float | None = None
+
+
+def failed(error: Exception) -> Outcome:
+    """The outcome of a provider that raised."""
+    return Outcome("FAILED", reason=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+
+
+def make_weights(case: Case, device: torch.device) -> State:
+    """Random weights, distributed as torch.nn initialises them; the same ones at each call."""
+    generator = torch.Generator(device).manual_seed(1)
+    bound = case.H**-0.5
+    return {
+        name: torch.empty(shape, device=device)
+        .uniform_(-bound, bound, generator=generator)
+        .to(getattr(torch, case.dtype))
+        for name, shape in weight_shapes(case).items()
+    }
+
+
+def make_inputs(case: Case, device: torch.device, seed: int) -> Inputs:
+    """Random inputs, the same ones for the same seed."""
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(width: int) -> Tensor:
+        return torch.randn(case.T, case.B, width, generator=generator, device=device).to(getattr(torch, case.dtype))
+
+    x = normal(case.I)
+    if not case.train:
+        return Inputs(x, None)
+    return Inputs(x.requires_grad_(), normal(case.H * (2 if case.bidirectional else 1)))
+
+
+def _built(case: Case, build: Builder, state: State, device: torch.device) -> nn.Module:
+    """The module, in the mode of the case: cuDNN keeps what backward needs for any module that is in training mode."""
+    return build(case, state, device).train(case.train)
+
+
+def _grad_mode(case: Case) -> contextlib.AbstractContextManager[object]:
+    return contextlib.nullcontext() if case.train else torch.inference_mode()
+
+
+def _call(module: nn.Module, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One call: forward, and backward where there is a gradient. Returns the output and the final states."""
+    output, final = module(inputs.x)
+    if inputs.dout is not None:
+        output.backward(inputs.dout)
+    return output, final if isinstance(final, tuple) else (final,)
+
+
+def _clear(module: nn.Module, inputs: Inputs) -> None:
+    inputs.x.grad = None
+    module.zero_grad(set_to_none=True)
+
+
+def _results(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+    """What a call computes, by name."""
+    output, final = _call(module, inputs)
+    found = {"output": output, **dict(zip(("h_n", "c_n"), final, strict=False))}
+    if inputs.dout is not None:
+        gradients = {"input": inputs.x.grad} | {name: weight.grad for name, weight in module.named_parameters()}
+        found |= {f"d({name})": _present(name, gradient) for name, gradient in gradients.items()}
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def _present(name: str, gradient: Tensor | None) -> Tensor:
+    if gradient is None:
+        raise RuntimeError(f"{name} got no gradient")
+    return gradient
+
+
+def make_truth(case: Case, device: torch.device) -> Truth:
+    """Weights, inputs and right results for checking `case`: fewer time steps, everything else as it is timed.
+
+    The batch stays: kernels are chosen by it, and the kernel that is checked must be the one that is timed.
+    """
+    width = max(case.I, 4 * case.H) * (2 if case.bidirectional else 1)
+    steps = max(2, min(case.T, _CHECK_STEPS, _CHECK_ELEMENTS // (case.B * width)))
+    short = replace(case, T=min(steps, case.T))
+    state, inputs = make_weights(case, device), make_inputs(short, device, seed=0)
+    wide = Inputs(
+        inputs.x.detach().double().requires_grad_(case.train), None if inputs.dout is None else inputs.dout.double()
+    )
+    reference = build_reference(case, {name: weight.double() for name, weight in state.items()}, device)
+    with _grad_mode(case):
+        return Truth(state, inputs, _results(reference, wide))
+
+
+def compare(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float, str]:
+    """The largest relative error, NaN counting as the largest, and the name of the tensor that has it."""
+    errors = []
+    for name, right in expected.items():
+        if found[name].shape != right.shape:
+            raise RuntimeError(f"{name} has shape {tuple(found[name].shape)}, not {tuple(right.shape)}")
+        scale = right.norm().item() or 1.0
+        errors.append(((found[name].double() - right).norm().item() / scale, name))
+    return max(errors, key=lambda pair: math.inf if math.isnan(pair[0]) else pair[0])
+
+
+def bound_of(case: Case, device: torch.device) -> float:
+    """The entry of BOUNDS or RELU_BOUNDS that holds for `case`."""
+    tf32 = case.dtype == "float32" and device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    precision = "tf32" if tf32 else case.dtype
+    smooth = case.cell != "rnn_relu"
+    return BOUNDS[precision] if smooth else RELU_BOUNDS.get(precision, BOUNDS[precision])
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def check(case: Case, build: Builder, truth: Truth, device: torch.device) -> Outcome:
+    """Build and call the provider once, and compare."""
+    _synchronize(device)
+    start = time.perf_counter()
+    module = _built(case, build, truth.state, device)
+    with _grad_mode(case):
+        truth.inputs.x.grad = None
+        found = _results(module, truth.inputs)
+        _synchronize(device)
+        seconds = time.perf_counter() - start
+        error, name = compare(found, truth.expected)
+        backend, tier = what_runs(case, module, truth.inputs.x)
+    bound = bound_of(case, device)
+    outcome = Outcome("ok", backend=backend, tier=tier, first_call_s=seconds, error=error)
+    if math.isfinite(error) and error <= bound:
+        return outcome
+    reason = f"{name} is off by {error:.2e}, allowed is {bound:.0e}"
+    return replace(outcome, status="FAILED", error=error if math.isfinite(error) else None, reason=reason)
+
+
+def percentiles(samples: list[float]) -> tuple[float, float, float]:
+    """20th percentile, median and 80th percentile of two samples or more."""
+    fifths = statistics.quantiles(samples, n=5, method="inclusive")
+    return fifths[0], statistics.median(samples), fifths[3]
+
+
+def _time_cpu(call: Callable[[int], object], clear: Callable[[int], None], budget: float) -> list[float]:
+    """Seconds of each call."""
+    samples: list[float] = []
+    begin = time.perf_counter()
+    while len(samples) < 5 or (time.perf_counter() - begin < budget and len(samples) < 1000):
+        clear(len(samples))
+        start = time.perf_counter()
+        call(len(samples))
+        samples.append(time.perf_counter() - start)
+    return samples
+
+
+def _time_cuda(call: Callable[[int], object], clear: Callable[[int], None], budget: float) -> list[float]:
+    """Seconds of each call, by events: the queue stays full, so the host's own time hides where it can."""
+    start = time.perf_counter()
+    clear(0)
+    call(0)
+    torch.cuda.synchronize()
+    count = min(500, max(10, int(budget / (time.perf_counter() - start))))
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
+    for i, (before, after) in enumerate(events):
+        clear(i)
+        before.record()
+        call(i)
+        after.record()
+    torch.cuda.synchronize()
+    return [before.elapsed_time(after) / 1e3 for before, after in events]
+
+
+def time_calls(case: Case, build: Builder, state: State, device: torch.device) -> tuple[list[float], float | None]:
+    """Seconds of each of many calls over rotating inputs, and the GPU memory of one in MB."""
+    cuda = device.type == "cuda"
+    occupied = torch.cuda.memory_allocated(device) if cuda else 0
+    module = _built(case, build, state, device)
+    sets = [make_inputs(case, device, seed=0)]
+
+    def clear(i: int) -> None:
+        _clear(module, sets[i % len(sets)])
+
+    def call(i: int) -> object:
+        return _call(module, sets[i % len(sets)])
+
+    with _grad_mode(case):
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(device)
+        call(0)
+        _synchronize(device)
+        # Taken while there is one set of inputs only: the others are the benchmark's, not the layer's.
+        peak = (torch.cuda.max_memory_allocated(device) - occupied) / 1e6 if cuda else None
+    element = sets[0].x.element_size()
+    size = element * (sets[0].x.numel() + (0 if sets[0].dout is None else sets[0].dout.numel()))
+    count = min(16, max(3, _L2_BYTES // size + 1)) if cuda else 3
+    sets += [make_inputs(case, device, seed) for seed in range(1, count)]
+    with _grad_mode(case):
+        for i in range(count):  # warm-up, every set once
+            clear(i)
+            call(i)
+        _synchronize(device)
+        return (_time_cuda if cuda else _time_cpu)(call, clear, _BUDGET_S[device.type]), peak
+
+
+def measure(case: Case, build: Builder, truth: Truth, device: torch.device) -> Outcome:
+    """Check, then time; a result out of bounds is not timed."""
+    outcome = check(case, build, truth, device)
+    if outcome.status != "ok":
+        return outcome
+    samples, peak = time_calls(case, build, truth.state, device)
+    p20, median, p80 = (seconds * 1e6 / case.T for seconds in percentiles(samples))
+    return replace(outcome, us_per_step=median, p20=p20, p80=p80, peak_mb=peak)

@@ -1,0 +1,115 @@
+"""The choice of a launch: a pure function of sizes and limits that never asks for more than the device has."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastrnn.kernels.configs import (
+    DEVICES,
+    Device,
+    LaunchConfig,
+    ScanShape,
+    candidates,
+    choose,
+    shared_bytes,
+    shared_estimate,
+    step_cost,
+)
+
+SHAPES = st.builds(
+    ScanShape,
+    gates=st.sampled_from([1, 3, 4]),
+    backward=st.booleans(),
+    element_bytes=st.sampled_from([2, 4]),
+    batch=st.integers(1, 2000),
+    hidden=st.integers(1, 3000),
+    directions=st.sampled_from([1, 2]),
+    ieee=st.booleans(),
+)
+SMALL_GPU = Device("a small GPU", (8, 6), sms=16, shared_bytes=shared_bytes((8, 6)))
+GPUS = [*DEVICES.values(), SMALL_GPU]
+GPU_NAMES = [*DEVICES, "small"]
+
+
+def _programs(shape: ScanShape, config: LaunchConfig) -> int:
+    """Programs of the first and largest launch."""
+    tiles = min(-(-shape.batch // config.block_b), config.batch_tiles)
+    return -(-shape.hidden // config.block_h) * tiles * shape.directions
+
+
+@pytest.mark.parametrize("device", GPUS, ids=GPU_NAMES)
+@settings(max_examples=60, deadline=None)
+@given(shape=SHAPES)
+def test_what_waits_fits_the_device_at_once(device: Device, shape: ScanShape) -> None:
+    config = choose(shape, device, "persistent")
+    if config is not None and config.exchange != "none":
+        assert _programs(shape, config) <= device.sms
+
+
+@pytest.mark.parametrize("schedule", ["persistent", "stepwise"])
+@pytest.mark.parametrize("device", GPUS, ids=GPU_NAMES)
+@settings(max_examples=60, deadline=None)
+@given(shape=SHAPES)
+def test_every_candidate_is_a_whole_tiling(device: Device, schedule: str, shape: ScanShape) -> None:
+    for config in candidates(shape, device, schedule):
+        assert config.num_k * config.block_k >= shape.hidden
+        assert config.num_k % config.group == 0
+        assert config.block_k % config.split == 0
+        assert config.block_k // config.split >= 16  # the least a matrix instruction takes
+        assert shared_estimate(shape, config) <= device.shared_bytes
+        assert config.batch_tiles >= 1
+        assert config.tier != "solo" or config.block_h >= shape.hidden
+        assert schedule == "persistent" or config.exchange == "none"
+
+
+@pytest.mark.parametrize("device", GPUS, ids=GPU_NAMES)
+@settings(max_examples=60, deadline=None)
+@given(shape=SHAPES)
+def test_there_is_always_a_stepwise_launch(device: Device, shape: ScanShape) -> None:
+    assert choose(shape, device, "stepwise") is not None
+
+
+@pytest.mark.parametrize("hidden", [256, 512, 768, 1024])
+def test_weights_stay_on_chip_where_they_fit(hidden: int) -> None:
+    for backward in (False, True):
+        config = choose(ScanShape(4, backward, 2, 16, hidden, 1), DEVICES["sm_90"], "persistent")
+        assert config is not None
+        assert config.tier == "grid"
+
+
+def test_a_matrix_too_large_for_the_chip_is_streamed() -> None:
+    config = choose(ScanShape(4, False, 2, 16, 2048, 1), DEVICES["sm_90"], "persistent")
+    assert config is not None
+    assert config.tier == "streamed"
+
+
+def test_a_small_layer_waits_for_nobody() -> None:
+    config = choose(ScanShape(4, False, 2, 16, 32, 1), DEVICES["sm_90"], "persistent")
+    assert config is not None
+    assert (config.tier, config.exchange) == ("solo", "none")
+
+
+def test_large_batches_run_in_waves() -> None:
+    shape = ScanShape(4, False, 2, 4096, 1024, 1)
+    config = choose(shape, DEVICES["sm_90"], "persistent")
+    assert config is not None
+    assert config.batch_tiles * config.block_b < 4096
+    one = dataclasses.replace(shape, batch=config.batch_tiles * config.block_b)
+    waves = -(-4096 // one.batch)
+    assert step_cost(shape, config, DEVICES["sm_90"]) == pytest.approx(waves * step_cost(one, config, DEVICES["sm_90"]))
+
+
+def test_a_faster_exchange_never_makes_a_step_slower() -> None:
+    shape = ScanShape(4, False, 2, 16, 768, 1)
+    slow, fast = (dataclasses.replace(DEVICES["sm_90"], hop_us=hop) for hop in (2.0, 0.5))
+    config = choose(shape, slow, "persistent")
+    assert config is not None
+    assert step_cost(shape, config, fast) < step_cost(shape, config, slow)
+
+
+def test_an_unknown_gpu_gets_the_smallest_shared_memory() -> None:
+    assert shared_bytes((99, 0)) == min(shared_bytes(c) for c in ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)))

@@ -1,0 +1,96 @@
+"""What the compiler makes of the launches that configs.py chooses: no spills, and no more shared memory than there is.
+
+Compiled for GPUs that are not there, in a process of its own, since this one interprets its kernels.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton")
+
+PROGRAM = """
+    import json, sys
+    from fastrnn.kernels.configs import DEVICES, ScanShape, choose, shared_estimate
+    from fastrnn.kernels.counts import COUNTS
+    from fastrnn.kernels.offline import compile_scan
+
+    for arch, cell, backward, dtype, H, B, D, lengths, schedule, exchange in json.loads(sys.argv[1]):
+        device, counts = DEVICES[arch], COUNTS[cell]
+        shape = ScanShape(counts.gates, backward, 4 if dtype == "float32" else 2, B, H, D)
+        config = choose(shape, device, schedule, exchange)
+        report = compile_scan(counts, backward, dtype, H, D, config, device.capability, lengths=lengths)
+        print(json.dumps(dict(
+            arch=arch, cell=cell, backward=backward, dtype=dtype, H=H, B=B, config=vars(config),
+            limit=device.shared_bytes, estimate=shared_estimate(shape, config), **vars(report),
+        )))
+"""
+
+
+def compile_all(cases: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp"}  # in particular no TRITON_INTERPRET
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), json.dumps(cases)],
+        capture_output=True, text=True, cwd=".", env=environment,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def check(reports: list[dict[str, Any]], count: int) -> None:
+    assert len(reports) == count
+    for report in reports:
+        assert report["spills"] == 0, report
+        assert report["shared"] <= report["estimate"] <= report["limit"], report
+        assert report["resident"] == (report["config"]["tier"] != "streamed"), report
+        assert report["mma"] + report["wgmma"] > 0, report
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+def test_shipped_launches_do_not_spill(cell: str, arch: str) -> None:
+    """A sample over tiers, sizes and dtypes; `python -m bench kernels` compiles them all."""
+    shapes = [
+        (32, 16, "bfloat16"), (128, 64, "float32"), (512, 16, "bfloat16"), (768, 256, "float16"),
+        (1024, 16, "bfloat16"), (2048, 16, "bfloat16"),
+    ]  # fmt: skip
+    cases = [
+        (arch, cell, backward, dtype, H, B, 1, False, "persistent", "flag")
+        for H, B, dtype in shapes
+        for backward in (False, True)
+    ]
+    check(compile_all(cases), len(cases))
+
+
+def test_variants_do_not_spill() -> None:
+    """Both directions, unequal lengths, the barrier, and the stepwise schedule."""
+    cases = [
+        ("sm_90", cell, backward, "bfloat16", 512, 16, D, lengths, schedule, exchange)
+        for cell in ("lstm", "gru")
+        for backward in (False, True)
+        for D, lengths, schedule, exchange in (
+            (2, True, "persistent", "flag"), (1, False, "persistent", "barrier"), (1, True, "stepwise", "none"),
+        )
+    ]  # fmt: skip
+    check(compile_all(cases), len(cases))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+def test_no_shipped_launch_spills(cell: str, arch: str) -> None:
+    cases = [
+        (arch, cell, backward, dtype, H, B, D, False, "persistent", "flag")
+        for H in (8, 32, 64, 100, 128, 192, 256, 384, 512, 640, 768, 1000, 1024, 1280, 1536, 2048)
+        for B, D in ((1, 1), (16, 1), (64, 1), (256, 1), (32, 2))
+        for dtype in ("bfloat16", "float32")
+        for backward in (False, True)
+        if H * D <= 2112
+    ]
+    check(compile_all(cases), len(cases))
