@@ -147,14 +147,16 @@ def register_estimate(shape: ScanShape, config: LaunchConfig) -> float:
     """Registers per thread of a split contraction, fitted to sm_90 compile reports (Triton 3.7.1).
 
     What counts is the left operands in flight (a 16-bit element takes a register too, while it is checked for the
-    exchange's pattern) and the accumulators and pointwise tiles.
+    exchange's pattern), the accumulators and pointwise tiles, and streamed weights on their way to shared memory.
     """
     threads = config.num_warps * 32
     left = shape.left * config.group * config.block_b * config.block_k / threads
     acc = shape.out * config.block_b * config.block_h / 32
     pointwise = 12 * config.block_b * config.block_h / threads
+    streamed = shape.gates * config.block_h * config.block_k * shape.element_bytes / 4 / threads
     base, per_tile = (78, 3.2) if shape.backward else (56, 2.4)
-    return base + 1.6 * left + per_tile * (acc + pointwise) + (20 if shape.element_bytes == 4 else 0)
+    total = base + 1.6 * left + per_tile * (acc + pointwise) + (0.6 * streamed if config.tier == "streamed" else 0)
+    return total + (20 if shape.element_bytes == 4 else 0)
 
 
 def step_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float:
