@@ -6,7 +6,7 @@ messages are torch's; what differs is which kernels run. One keyword is ours, `b
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,23 @@ class _Layers(nn.RNNBase):
         return text if self.backend == "auto" else f"{text}, backend={self.backend!r}"
 
     def _weights(self) -> list[Tensor]:
-        return cast(list[Tensor], self._flat_weights)  # torch types them as possibly missing
+        """The parameters in torch's order, read afresh: they may have been replaced in any of the ways there are."""
+        return [getattr(self, name) for name in self._flat_weights_names]
+
+    def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
+        weight = self.weight_ih_l0
+        if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
+            raise ValueError(
+                f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
+                f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})"
+            )
+        expected = 2 if batch_sizes is not None else 3
+        if input.dim() != expected:
+            raise RuntimeError(f"input must have {expected} dimensions, got {input.dim()}")
+        if self.input_size != input.size(-1):
+            raise RuntimeError(
+                f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.size(-1)}"
+            )
 
     def _states(self, hx: Any) -> tuple[Tensor, ...]:
         """`hx` as a tuple of states."""
@@ -57,7 +73,6 @@ class _Layers(nn.RNNBase):
 
     def _prepare(self, input: Tensor | PackedSequence, hx: Any) -> tuple[Tensor, Any, Tensor | None]:
         """Check the arguments and bring them into the form `functional.run` takes: `(input, hx, batch_sizes)`."""
-        self._update_flat_weights()
         if isinstance(input, PackedSequence):
             data, batch_sizes, sorted_indices, _ = input
             if hx is None:
@@ -222,16 +237,14 @@ class _Cell(nn.RNNCellBase):
     """What the three cells share."""
 
     _name: ClassVar[str]  # in torch's error messages
+    _mode: ClassVar[str]
 
-    def __init__(
-        self, input_size: int, hidden_size: int, bias: bool, mode: str, backend: str, device: Any, dtype: Any
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, BY_MODE[mode].gates, device, dtype)
-        self.mode = mode
+    def __init__(self, input_size: int, hidden_size: int, bias: bool, backend: str, device: Any, dtype: Any) -> None:
+        super().__init__(input_size, hidden_size, bias, BY_MODE[self._mode].gates, device, dtype)
         self.backend = check_name(backend)
 
     def _cell(self) -> Cell:
-        return BY_MODE[self.mode]
+        return BY_MODE[self._mode]
 
     def extra_repr(self) -> str:
         text = super().extra_repr()
@@ -282,6 +295,7 @@ class LSTMCell(_Cell):
     """
 
     _name = "LSTMCell"
+    _mode = "LSTM"
 
     def __init__(
         self,
@@ -293,7 +307,7 @@ class LSTMCell(_Cell):
         *,
         backend: str = "auto",
     ) -> None:
-        super().__init__(input_size, hidden_size, bias, "LSTM", backend, device, dtype)
+        super().__init__(input_size, hidden_size, bias, backend, device, dtype)
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         if hx is not None:
@@ -327,6 +341,7 @@ class GRUCell(_SingleStateCell):
     """
 
     _name = "GRUCell"
+    _mode = "GRU"
 
     def __init__(
         self,
@@ -338,7 +353,7 @@ class GRUCell(_SingleStateCell):
         *,
         backend: str = "auto",
     ) -> None:
-        super().__init__(input_size, hidden_size, bias, "GRU", backend, device, dtype)
+        super().__init__(input_size, hidden_size, bias, backend, device, dtype)
 
 
 class RNNCell(_SingleStateCell):
@@ -352,6 +367,7 @@ class RNNCell(_SingleStateCell):
     """
 
     _name = "RNNCell"
+    _mode = "RNN_TANH"
 
     def __init__(
         self,
@@ -364,7 +380,7 @@ class RNNCell(_SingleStateCell):
         *,
         backend: str = "auto",
     ) -> None:
-        super().__init__(input_size, hidden_size, bias, "RNN_TANH", backend, device, dtype)
+        super().__init__(input_size, hidden_size, bias, backend, device, dtype)
         self.nonlinearity = nonlinearity
 
     def _cell(self) -> Cell:
