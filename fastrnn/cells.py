@@ -27,10 +27,14 @@ class Cell(Counts):
     Attributes:
         mode: what torch.nn calls it (`RNNBase.mode`).
         step: `(x, r, state) -> state`, over tensors `[..., H]`, one per gate.
+        step_backward: `(dstate, dsaved, saved, state_prev, state) -> dx, dr, dstate_prev`, its gradient from what the
+            forward kernel saves. `dsaved` is the gradient of the saved tensors themselves: zero in a first derivative,
+            where nothing else reads them. `dstate_prev` leaves out what goes through the recurrent matmul.
     """
 
     mode: str
     step: Callable[[State, State, State], State]
+    step_backward: Callable[[State, State, State, State, State], tuple[State, State, State]]
 
 
 def lstm_step(x: State, r: State, state: State) -> State:
@@ -38,6 +42,20 @@ def lstm_step(x: State, r: State, state: State) -> State:
     i, f, g, o = (a + b for a, b in zip(x, r, strict=True))
     c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def lstm_step_backward(
+    dstate: State, dsaved: State, saved: State, state_prev: State, state: State
+) -> tuple[State, State, State]:
+    """The gradient of `lstm_step`; saved are i, f, g, o."""
+    i, f, g, o = saved
+    dh, tanh_c = dstate[0], torch.tanh(state[1])
+    dc = dstate[1] + dh * o * (1 - tanh_c**2)
+    di = (dc * g + dsaved[0]) * i * (1 - i)
+    df = (dc * state_prev[1] + dsaved[1]) * f * (1 - f)
+    dg = (dc * i + dsaved[2]) * (1 - g**2)
+    do = (dh * tanh_c + dsaved[3]) * o * (1 - o)
+    return (di, df, dg, do), (di, df, dg, do), (torch.zeros_like(dh), dc * f)
 
 
 def gru_step(x: State, r: State, state: State) -> State:
@@ -48,9 +66,29 @@ def gru_step(x: State, r: State, state: State) -> State:
     return (n + z * (state[0] - n),)
 
 
+def gru_step_backward(
+    dstate: State, dsaved: State, saved: State, state_prev: State, state: State
+) -> tuple[State, State, State]:
+    """The gradient of `gru_step`; saved are reset, z, n, r_n."""
+    reset, z, n, r_n = saved
+    dh = dstate[0]
+    dn = (dh * (1 - z) + dsaved[2]) * (1 - n**2)
+    dz = (dh * (state_prev[0] - n) + dsaved[1]) * z * (1 - z)
+    dreset = (dn * r_n + dsaved[0]) * reset * (1 - reset)
+    return (dreset, dz, dn), (dreset, dz, dn * reset + dsaved[3]), (dh * z,)
+
+
 def rnn_tanh_step(x: State, r: State, state: State) -> State:
     """h' = tanh(x + r)."""
     return (torch.tanh(x[0] + r[0]),)
+
+
+def rnn_tanh_step_backward(
+    dstate: State, dsaved: State, saved: State, state_prev: State, state: State
+) -> tuple[State, State, State]:
+    """The gradient of `rnn_tanh_step`; nothing is saved but h."""
+    d = dstate[0] * (1 - state[0] ** 2)
+    return (d,), (d,), (torch.zeros_like(d),)
 
 
 def rnn_relu_step(x: State, r: State, state: State) -> State:
@@ -58,13 +96,21 @@ def rnn_relu_step(x: State, r: State, state: State) -> State:
     return (torch.relu(x[0] + r[0]),)
 
 
+def rnn_relu_step_backward(
+    dstate: State, dsaved: State, saved: State, state_prev: State, state: State
+) -> tuple[State, State, State]:
+    """The gradient of `rnn_relu_step`, zero at zero as torch's; nothing is saved but h."""
+    d = dstate[0] * (state[0] > 0)
+    return (d,), (d,), (torch.zeros_like(d),)
+
+
 CELLS: dict[str, Cell] = {
-    name: Cell(**vars(COUNTS[name]), mode=mode, step=step)
-    for name, mode, step in (
-        ("lstm", "LSTM", lstm_step),
-        ("gru", "GRU", gru_step),
-        ("rnn_tanh", "RNN_TANH", rnn_tanh_step),
-        ("rnn_relu", "RNN_RELU", rnn_relu_step),
+    name: Cell(**vars(COUNTS[name]), mode=name.upper(), step=step, step_backward=step_backward)
+    for name, step, step_backward in (
+        ("lstm", lstm_step, lstm_step_backward),
+        ("gru", gru_step, gru_step_backward),
+        ("rnn_tanh", rnn_tanh_step, rnn_tanh_step_backward),
+        ("rnn_relu", rnn_relu_step, rnn_relu_step_backward),
     )
 }
 BY_MODE: dict[str, Cell] = {cell.mode: cell for cell in CELLS.values()}

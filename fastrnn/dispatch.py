@@ -27,12 +27,14 @@ class Problem:
         cell: the cell.
         dtype: of the computation (autocast's, where it is on).
         device: where the tensors are.
-        time, batch, hidden: sizes; `time` is the longest sequence's.
+        time, batch, hidden: sizes; `time` is the longest sequence's. Time and batch only describe the problem, 0 where
+            they are left open: what runs depends on neither, so that torch.compile can keep them symbolic.
         directions: 1, or 2 for a bidirectional layer.
         layers: how many layers are stacked.
         projection: LSTM's `proj_size`, or 0.
         grad: whether backward will be needed.
         lengths: whether rows differ in length (a PackedSequence).
+        transformed: whether a `torch.func` transform or forward-mode differentiation is under way.
     """
 
     cell: Cell
@@ -46,12 +48,11 @@ class Problem:
     projection: int = 0
     grad: bool = False
     lengths: bool = False
+    transformed: bool = False
 
     def describe(self) -> str:
-        parts = [
-            f"{self.cell.mode} {str(self.dtype).removeprefix('torch.')} on {self.device}",
-            f"T={self.time} B={self.batch} H={self.hidden}",
-        ]
+        sizes = f"T={self.time} B={self.batch} H={self.hidden}" if self.batch else f"H={self.hidden}"
+        parts = [f"{self.cell.mode} {str(self.dtype).removeprefix('torch.')} on {self.device}", sizes]
         if self.layers > 1:
             parts.append(f"{self.layers} layers")
         if self.directions == 2:
@@ -61,6 +62,8 @@ class Problem:
         if self.lengths:
             parts.append("packed")
         parts.append("training" if self.grad else "inference")
+        if self.transformed:
+            parts.append("inside a torch.func transform or forward-mode differentiation")
         return ", ".join(parts)
 
 

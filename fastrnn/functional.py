@@ -9,17 +9,19 @@ all steps is one matrix product afterwards. Only h0, which need not be W_hr time
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastrnn import ops
 from fastrnn.backends import aten, reference
-from fastrnn.cells import Cell
-from fastrnn.dispatch import Backend, Problem, select
+from fastrnn.cells import CELLS, Cell
+from fastrnn.dispatch import Problem, select
 
 
 class Weights(NamedTuple):
@@ -91,11 +93,11 @@ def _check_tensors(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor
 
 
 def _scan(
-    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, lengths: Tensor | None, cell: Cell, backend: Backend
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, lengths: Tensor | None, cell: Cell, backend: str
 ) -> tuple[Tensor, Tensor]:
-    if backend.name == reference.NAME:
+    if backend == reference.NAME:
         return reference.scan(x, weight, bias, state, lengths, cell)
-    return ops.scan(x, weight, bias, state, lengths, cell.name, backend.name)
+    return ops.scan(x, weight, bias, state, lengths, cell.name, backend)
 
 
 def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
@@ -117,7 +119,7 @@ def _layer(
     state: tuple[Tensor, ...],
     weights: list[Weights],
     lengths: Tensor | None,
-    backend: Backend,
+    backend: str,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One layer, both directions: `(T, B, I)` and states `(D, B, H or P)` to `(T, B, D * (H or P))` and new states."""
     T, B, _ = input.shape
@@ -168,6 +170,13 @@ def _autocast_dtype(input: Tensor) -> torch.dtype | None:
     return None
 
 
+def _transformed() -> bool:
+    """Whether a torch.func transform or forward-mode differentiation is under way."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
 def problem_of(
     cell: Cell,
     input: Tensor,
@@ -178,22 +187,47 @@ def problem_of(
     bidirectional: bool,
     batch_sizes: Tensor | None,
 ) -> Problem:
-    """What `run` would be asked with these arguments, as `fastrnn.dispatch` sees it."""
+    """What `run` is asked with these arguments, as `fastrnn.dispatch` sees it, with T and B left open."""
     directions = 2 if bidirectional else 1
     projected = len(flat_weights) == num_layers * directions * (3 + 2 * has_bias)
     return Problem(
         cell=cell,
         dtype=_autocast_dtype(input) or input.dtype,
         device=input.device,
-        time=input.shape[0] if batch_sizes is None else batch_sizes.numel(),
-        batch=hx[0].shape[1],
+        time=0,
+        batch=0,
         hidden=flat_weights[0].shape[0] // cell.gates,
         directions=directions,
         layers=num_layers,
         projection=flat_weights[-1].shape[0] if projected else 0,
         grad=torch.is_grad_enabled() and any(t.requires_grad for t in (input, *hx, *flat_weights)),
         lengths=batch_sizes is not None,
+        transformed=_transformed(),
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _selected(problem: Problem, backend: str) -> str:
+    return select(problem, backend).name
+
+
+def _selected_by_parts(backend: str, cell: str, *parts: Any) -> str:
+    return _selected(Problem(CELLS[cell], parts[0], parts[1], 0, 0, *parts[2:]), backend)
+
+
+# While torch.compile traces, the choice is made once and becomes part of the graph.
+_selected_at_tracing = torch._dynamo.assume_constant_result(_selected_by_parts)
+
+
+def _backend_name(problem: Problem, backend: str) -> str:
+    """The name of the backend that runs `problem`, whatever its T and B."""
+    if not torch.compiler.is_compiling():
+        return _selected(problem, backend)
+    name: str = _selected_at_tracing(
+        backend, problem.cell.name, problem.dtype, problem.device, problem.hidden, problem.directions, problem.layers,
+        problem.projection, problem.grad, problem.lengths, problem.transformed,
+    )  # fmt: skip
+    return name
 
 
 def run(
@@ -227,21 +261,27 @@ def run(
         RuntimeError: an empty sequence, tensors that differ in device or dtype, or a backend that cannot run this.
     """
     problem = problem_of(cell, input, hx, flat_weights, has_bias, num_layers, bidirectional, batch_sizes)
-    chosen = select(problem, backend)
-    if chosen.name == aten.NAME:
-        # torch applies autocast itself here, below Python.
+    chosen = _backend_name(problem, backend)
+    dtype = _autocast_dtype(input)
+    if dtype is not None:
+        # Here, not below Python: there cuDNN's layers run in float16 whatever autocast's dtype, and the CPU's in part.
+        hx, flat_weights = tuple(h.to(dtype) for h in hx), [w.to(dtype) for w in flat_weights]
+        with torch.autocast(input.device.type, enabled=False):
+            return run(
+                cell, input.to(dtype), hx, flat_weights, has_bias, num_layers, dropout, training, bidirectional,
+                batch_sizes, chosen,
+            )  # fmt: skip
+    traced = chosen == aten.NAME and torch.compiler.is_compiling()
+    if chosen == aten.NAME and not traced:
         return aten.layers(
             cell, input, batch_sizes, hx, flat_weights, has_bias, num_layers, dropout, training, bidirectional
         )
-    if problem.time == 0:
+    if batch_sizes is None and input.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    dtype = _autocast_dtype(input)
-    if dtype is not None:
-        input, hx, flat_weights = input.to(dtype), tuple(h.to(dtype) for h in hx), [w.to(dtype) for w in flat_weights]
     _check_tensors(input, hx, flat_weights)
 
     padding, lengths = None, None
-    if batch_sizes is not None:
+    if batch_sizes is not None and not traced:
         padding = _padding(batch_sizes, input.device)
         lengths = padding.lengths
         padded = input.new_zeros(padding.time * padding.batch, input.shape[1])
@@ -250,7 +290,12 @@ def run(
     D = problem.directions
     for i, weights in enumerate(_group(flat_weights, has_bias, problem.projection > 0, D)):
         state = tuple(h[i * D : (i + 1) * D] for h in hx)
-        input, final = _layer(cell, input, state, weights, lengths, chosen)
+        if traced:
+            input, final = ops.aten_layer(
+                cell, input, batch_sizes, state, [t for w in weights for t in w if t is not None]
+            )
+        else:
+            input, final = _layer(cell, input, state, weights, lengths, chosen)
         finals.append(final)
         if dropout and training and i + 1 < num_layers:
             input = F.dropout(input, dropout, training)
@@ -285,11 +330,18 @@ def one_step(
     cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights, backend: str = "auto"
 ) -> tuple[Tensor, ...]:
     """One time step of one layer: `(B, I)` and states `(B, H)` to new states `(B, H)`."""
-    if select(one_step_problem(cell, input, hx, weights), backend).name == aten.NAME:
+    chosen = _backend_name(one_step_problem(cell, input, hx, weights), backend)
+    dtype = _autocast_dtype(input)
+    if dtype is not None:
+        hx = tuple(h.to(dtype) for h in hx)
+        weights = Weights(*(None if w is None else w.to(dtype) for w in weights))  # type: ignore[arg-type]  # ih and hh are there
+        with torch.autocast(input.device.type, enabled=False):
+            return one_step(cell, input.to(dtype), hx, weights, chosen)
+    if chosen == aten.NAME:
         return aten.one_step(cell, input, hx, weights[:4])
     _check_step(input, hx, weights)
     flat = [w for w in weights if w is not None]
     states = tuple(h.unsqueeze(0) for h in hx)
     has_bias = weights.bias_ih is not None
-    _, final = run(cell, input.unsqueeze(0), states, flat, has_bias, 1, 0.0, False, False, backend=backend)
+    _, final = run(cell, input.unsqueeze(0), states, flat, has_bias, 1, 0.0, False, False, backend=chosen)
     return tuple(h.squeeze(0) for h in final)

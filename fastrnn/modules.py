@@ -6,6 +6,7 @@ messages are torch's; what differs is which kernels run. One keyword is ours, `b
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar
 
 import torch
@@ -121,12 +122,14 @@ class _Layers(nn.RNNBase):
         return output, final if len(final) > 1 else final[0]
 
     def _problem(self, input: Tensor | PackedSequence, hx: Any = None) -> Problem:
-        """What `forward` would ask of a backend; for `fastrnn.explain`."""
+        """What `forward` asks of a backend; for `fastrnn.explain`."""
         data, hx, batch_sizes = self._prepare(input, hx)
-        return functional.problem_of(
+        problem = functional.problem_of(
             BY_MODE[self.mode], data, self._states(hx), self._weights(), self.bias, self.num_layers,
             self.bidirectional, batch_sizes,
         )  # fmt: skip
+        time = data.shape[0] if batch_sizes is None else batch_sizes.numel()
+        return dataclasses.replace(problem, time=time, batch=self._states(hx)[0].shape[1])
 
 
 class LSTM(_Layers):
@@ -280,7 +283,8 @@ class _Cell(nn.RNNCellBase):
         """What `forward` would ask of a backend; for `fastrnn.explain`."""
         states = None if hx is None else tuple(hx) if self._cell().states > 1 else (hx,)
         batched, states = self._prepare(input, states)
-        return functional.one_step_problem(self._cell(), batched, states, self._weights())
+        problem = functional.one_step_problem(self._cell(), batched, states, self._weights())
+        return dataclasses.replace(problem, time=1, batch=batched.shape[0])
 
 
 class LSTMCell(_Cell):

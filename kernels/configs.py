@@ -235,7 +235,7 @@ def _spread(shape: ScanShape, device: Device, schedule: str, exchange: str) -> I
     persistent = schedule == "persistent"
     for block_b, block_h, block_k in itertools.product((16, 32, 64), (8, 16, 32), (512, 256, 128)):
         programs = _ceil_div(shape.hidden, block_h) * shape.directions
-        tiles = min(_ceil_div(shape.batch, block_b), device.sms // programs) if persistent else _MAX_GRID_Y
+        tiles = min(max(1, _ceil_div(shape.batch, block_b)), device.sms // programs) if persistent else _MAX_GRID_Y
         if tiles == 0:
             continue
         num_k = _ceil_div(shape.hidden, block_k)

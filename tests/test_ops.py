@@ -77,21 +77,6 @@ def test_gradcheck_of_a_whole_layer(name: str) -> None:
     assert torch.autograd.gradcheck(run, (x, *parameters.values()), fast_mode=True)
 
 
-@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
-def test_the_reference_has_second_derivatives(name: str) -> None:
-    layer = getattr(fastrnn, name)(2, 3, dtype=torch.float64, backend="reference")
-    x = torch.randn(2, 2, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradgradcheck(lambda x: layer(x)[0], (x,))
-
-
-def test_second_derivatives_of_the_kernels_are_refused_not_zero() -> None:
-    layer = fastrnn.LSTM(2, 3, backend="stepwise")
-    x = torch.randn(2, 2, 2, requires_grad=True)
-    (gradient,) = torch.autograd.grad(layer(x)[0].sum(), x, create_graph=True)
-    with pytest.raises(NotImplementedError, match="backend='reference'"):
-        gradient.sum().backward()
-
-
 def test_only_what_will_be_differentiated_is_saved() -> None:
     calls: list[bool] = []
     original = ops.fused.scan

@@ -29,6 +29,8 @@ _CELL_FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def supports(problem: Problem) -> str | None:
+    if problem.transformed:
+        return "torch's own layers cannot serve torch.func transforms and forward-mode derivatives"
     return None
 
 

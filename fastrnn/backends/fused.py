@@ -59,6 +59,8 @@ def device_limits(device: torch.device) -> Device:
 
 def unmet_requirement(problem: Problem) -> str | None:
     """Why no kernel can run `problem`, or None."""
+    if problem.transformed:
+        return "torch.func transforms and forward-mode derivatives need plain operators"
     if not _triton_installed():
         return "triton is not installed"
     if problem.device.type == "cuda":

@@ -61,3 +61,64 @@ def scan(
         outputs.append(torch.stack(steps))
         finals.append(torch.stack(current))
     return torch.stack(outputs, 2), torch.stack(finals, 1)
+
+
+def scan_backward(
+    dout: Tensor | None,
+    dfinal: Tensor | None,
+    dcells: Tensor | None,
+    dsaved: Tensor | None,
+    weight: Tensor,
+    state: Tensor,
+    lengths: Tensor | None,
+    output: Tensor,
+    cells: Tensor,
+    saved: Tensor,
+    cell: Cell,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of `scan`, in plain PyTorch, from what the forward kernel saved: the kernels' second derivatives.
+
+    Args:
+        dout, dfinal, dcells, dsaved: gradients of output `(T, B, D, H)`, final state `(STATES, D, B, H)`, cells and
+            saved, each like its tensor; None for zero.
+        weight, state, lengths: as in `scan`.
+        output, cells, saved: as `fastrnn.kernels.launch.scan_fwd` returns them.
+        cell: the cell.
+
+    Returns:
+        `(dx, dr, dstate)`: gradients of the gates' input and recurrent parts `(T, B, D, GATES, H)`, which are one
+        tensor where `cell.splits_bias` is false, and of the initial state.
+    """
+    T, B, D, H = output.shape
+    zero = output.new_zeros(B, H)
+    per_direction = []
+    for d in range(D):
+        dstate = (zero,) * cell.states if dfinal is None else dfinal[:, d].unbind(0)
+        dx, dr = [output] * T, [output] * T
+        for t in reversed(range(T)) if d == 0 else range(T):
+            last = T - 1 if lengths is None else lengths.unsqueeze(1) - 1
+            previous = t - 1 if d == 0 else min(t + 1, T - 1)
+            before = (output[previous, :, d], *cells[previous, :, d].unbind(1))
+            if d == 0 and t == 0:
+                before = tuple(state[:, d])
+            elif d == 1:
+                starts = torch.as_tensor(last == t, device=output.device)
+                before = tuple(torch.where(starts, s, b) for s, b in zip(state[:, d], before, strict=True))
+            upstream = [zero if dout is None else dout[t, :, d]]
+            upstream += [zero] * (cell.states - 1) if dcells is None else dcells[t, :, d].unbind(1)
+            active = torch.as_tensor(t <= last, device=output.device)
+            # Past its length a row's output is zero whatever the state, but its cells are the state's.
+            upstream[0] = torch.where(active, upstream[0], zero)
+            dstate = tuple(a + b for a, b in zip(dstate, upstream, strict=True))
+            gates = saved[t, :, d].unbind(1) if cell.saved else ()
+            dgates = (zero,) * cell.saved if dsaved is None else dsaved[t, :, d].unbind(1)
+            now = (output[t, :, d], *cells[t, :, d].unbind(1))
+            dx_t, dr_t, dprevious = cell.step_backward(dstate, dgates, gates, before, now)
+            dx[t] = torch.where(active.unsqueeze(-1), torch.stack(dx_t, 1), zero.unsqueeze(1))
+            dr[t] = torch.where(active.unsqueeze(-1), torch.stack(dr_t, 1), zero.unsqueeze(1))
+            through = torch.einsum("bgj,gjk->bk", dr[t], weight[d])
+            dprevious = (dprevious[0] + through, *dprevious[1:])
+            dstate = tuple(torch.where(active, p, c) for p, c in zip(dprevious, dstate, strict=True))
+        per_direction.append((torch.stack(dx), torch.stack(dr), torch.stack(dstate)))
+    dx_all, dr_all, dstate_all = zip(*per_direction, strict=True)
+    return torch.stack(dx_all, 2), torch.stack(dr_all, 2), torch.stack(dstate_all, 1)
