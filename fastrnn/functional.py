@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -164,6 +164,8 @@ def _add_first(x: Tensor, terms: list[Tensor], lengths: Tensor | None) -> Tensor
 
 def _autocast_dtype(input: Tensor) -> torch.dtype | None:
     """The dtype autocast asks for, where it is on for the input's device; it leaves float64 alone."""
+    if not torch._C._is_any_autocast_enabled():
+        return None
     kind = input.device.type
     if torch.is_autocast_enabled(kind) and input.is_floating_point() and input.dtype != torch.float64:
         return torch.get_autocast_dtype(kind)
@@ -189,7 +191,6 @@ def problem_of(
 ) -> Problem:
     """What `run` is asked with these arguments, as `fastrnn.dispatch` sees it, with T and B left open."""
     directions = 2 if bidirectional else 1
-    projected = len(flat_weights) == num_layers * directions * (3 + 2 * has_bias)
     return Problem(
         cell=cell,
         dtype=_autocast_dtype(input) or input.dtype,
@@ -199,33 +200,43 @@ def problem_of(
         hidden=flat_weights[0].shape[0] // cell.gates,
         directions=directions,
         layers=num_layers,
-        projection=flat_weights[-1].shape[0] if projected else 0,
+        projection=_projection(flat_weights, has_bias, num_layers * directions),
         grad=torch.is_grad_enabled() and any(t.requires_grad for t in (input, *hx, *flat_weights)),
         lengths=batch_sizes is not None,
         transformed=_transformed(),
     )
 
 
+def _projection(flat_weights: Sequence[Tensor], has_bias: bool, layers_and_directions: int) -> int:
+    """`proj_size`, from how many weights there are."""
+    return flat_weights[-1].shape[0] if len(flat_weights) == layers_and_directions * (3 + 2 * has_bias) else 0
+
+
 @functools.lru_cache(maxsize=4096)
-def _selected(problem: Problem, backend: str) -> str:
+def _selected(
+    backend: str, cell: str, dtype: torch.dtype, device: torch.device, hidden: int, directions: int, layers: int,
+    projection: int, grad: bool, lengths: bool, transformed: bool,
+) -> str:  # fmt: skip
+    """`select(...).name`, remembered, by plain values: this is on the path of every call, where microseconds count."""
+    problem = Problem(
+        CELLS[cell], dtype, device, 0, 0, hidden, directions, layers, projection, grad, lengths, transformed
+    )
     return select(problem, backend).name
 
 
-def _selected_by_parts(backend: str, cell: str, *parts: Any) -> str:
-    return _selected(Problem(CELLS[cell], parts[0], parts[1], 0, 0, *parts[2:]), backend)
-
-
 # While torch.compile traces, the choice is made once and becomes part of the graph.
-_selected_at_tracing = torch._dynamo.assume_constant_result(_selected_by_parts)
+_selected_at_tracing = torch._dynamo.assume_constant_result(_selected)
 
 
-def _backend_name(problem: Problem, backend: str) -> str:
-    """The name of the backend that runs `problem`, whatever its T and B."""
-    if not torch.compiler.is_compiling():
-        return _selected(problem, backend)
-    name: str = _selected_at_tracing(
-        backend, problem.cell.name, problem.dtype, problem.device, problem.hidden, problem.directions, problem.layers,
-        problem.projection, problem.grad, problem.lengths, problem.transformed,
+def _backend_name(
+    backend: str, cell: Cell, input: Tensor, dtype: torch.dtype | None, hidden: int, directions: int = 1,
+    layers: int = 1, projection: int = 0, lengths: bool = False,
+) -> str:  # fmt: skip
+    """The name of the backend that runs this, whatever T and B are; `dtype` is autocast's."""
+    choose = _selected_at_tracing if torch.compiler.is_compiling() else _selected
+    name: str = choose(
+        backend, cell.name, dtype or input.dtype, input.device, hidden, directions, layers, projection,
+        torch.is_grad_enabled(), lengths, _transformed(),
     )  # fmt: skip
     return name
 
@@ -260,9 +271,12 @@ def run(
     Raises:
         RuntimeError: an empty sequence, tensors that differ in device or dtype, or a backend that cannot run this.
     """
-    problem = problem_of(cell, input, hx, flat_weights, has_bias, num_layers, bidirectional, batch_sizes)
-    chosen = _backend_name(problem, backend)
+    D = 2 if bidirectional else 1
+    projection = _projection(flat_weights, has_bias, num_layers * D)
+    hidden = flat_weights[0].shape[0] // cell.gates
     dtype = _autocast_dtype(input)
+    packed = batch_sizes is not None
+    chosen = _backend_name(backend, cell, input, dtype, hidden, D, num_layers, projection, packed)
     if dtype is not None:
         # Here, not below Python: there cuDNN's layers run in float16 whatever autocast's dtype, and the CPU's in part.
         hx, flat_weights = tuple(h.to(dtype) for h in hx), [w.to(dtype) for w in flat_weights]
@@ -287,8 +301,7 @@ def run(
         padded = input.new_zeros(padding.time * padding.batch, input.shape[1])
         input = padded.index_copy(0, padding.positions, input).view(padding.time, padding.batch, -1)
     finals: list[tuple[Tensor, ...]] = []
-    D = problem.directions
-    for i, weights in enumerate(_group(flat_weights, has_bias, problem.projection > 0, D)):
+    for i, weights in enumerate(_group(flat_weights, has_bias, projection > 0, D)):
         state = tuple(h[i * D : (i + 1) * D] for h in hx)
         if traced:
             input, final = ops.aten_layer(
@@ -330,8 +343,8 @@ def one_step(
     cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights, backend: str = "auto"
 ) -> tuple[Tensor, ...]:
     """One time step of one layer: `(B, I)` and states `(B, H)` to new states `(B, H)`."""
-    chosen = _backend_name(one_step_problem(cell, input, hx, weights), backend)
     dtype = _autocast_dtype(input)
+    chosen = _backend_name(backend, cell, input, dtype, weights.hh.shape[1])
     if dtype is not None:
         hx = tuple(h.to(dtype) for h in hx)
         weights = Weights(*(None if w is None else w.to(dtype) for w in weights))  # type: ignore[arg-type]  # ih and hh are there

@@ -19,6 +19,13 @@ from fastrnn.dispatch import Problem, check_name
 from fastrnn.functional import Weights
 
 
+def _torch_twin(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    """A `kind` of torch.nn with the parameters, hooks and options of `module`."""
+    twin = kind.__new__(kind)
+    twin.__dict__.update({name: value for name, value in vars(module).items() if name != "backend"})
+    return twin
+
+
 class _Layers(nn.RNNBase):
     """What the three layers share. Subclasses differ in their constructor and in the shape of `hx`."""
 
@@ -29,6 +36,10 @@ class _Layers(nn.RNNBase):
     def extra_repr(self) -> str:
         text = super().extra_repr()
         return text if self.backend == "auto" else f"{text}, backend={self.backend!r}"
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script compiles: torch.nn's layer over the same parameters."""
+        return _torch_twin(self, {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(self.mode, nn.RNN))
 
     def _weights(self) -> list[Tensor]:
         """The parameters in torch's order, read afresh: they may have been replaced in any of the ways there are."""
@@ -246,6 +257,10 @@ class _Cell(nn.RNNCellBase):
         super().__init__(input_size, hidden_size, bias, BY_MODE[self._mode].gates, device, dtype)
         self.backend = check_name(backend)
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """As for the layers."""
+        return _torch_twin(self, getattr(nn, self._name))
+
     def _cell(self) -> Cell:
         return BY_MODE[self._mode]
 
@@ -277,7 +292,7 @@ class _Cell(nn.RNNCellBase):
         """The next states, shaped like the input."""
         batched, states = self._prepare(input, hx)
         final = functional.one_step(self._cell(), batched, states, self._weights(), self.backend)
-        return final if input.dim() == 2 else tuple(h.squeeze(0) for h in final)
+        return final if batched is input else tuple(h.squeeze(0) for h in final)
 
     def _problem(self, input: Tensor, hx: Any = None) -> Problem:
         """What `forward` would ask of a backend; for `fastrnn.explain`."""

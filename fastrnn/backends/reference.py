@@ -90,23 +90,22 @@ def scan_backward(
         tensor where `cell.splits_bias` is false, and of the initial state.
     """
     T, B, D, H = output.shape
-    zero = output.new_zeros(B, H)
+    zero, everywhere = output.new_zeros(B, H), torch.ones((), dtype=torch.bool, device=output.device)
     per_direction = []
     for d in range(D):
         dstate = (zero,) * cell.states if dfinal is None else dfinal[:, d].unbind(0)
         dx, dr = [output] * T, [output] * T
         for t in reversed(range(T)) if d == 0 else range(T):
-            last = T - 1 if lengths is None else lengths.unsqueeze(1) - 1
             previous = t - 1 if d == 0 else min(t + 1, T - 1)
             before = (output[previous, :, d], *cells[previous, :, d].unbind(1))
-            if d == 0 and t == 0:
+            if t == 0 if d == 0 else lengths is None and t == T - 1:
                 before = tuple(state[:, d])
-            elif d == 1:
-                starts = torch.as_tensor(last == t, device=output.device)
+            elif d == 1 and lengths is not None:
+                starts = (lengths == t + 1).unsqueeze(1)
                 before = tuple(torch.where(starts, s, b) for s, b in zip(state[:, d], before, strict=True))
             upstream = [zero if dout is None else dout[t, :, d]]
             upstream += [zero] * (cell.states - 1) if dcells is None else dcells[t, :, d].unbind(1)
-            active = torch.as_tensor(t <= last, device=output.device)
+            active = everywhere if lengths is None else (t < lengths).unsqueeze(1)
             # Past its length a row's output is zero whatever the state, but its cells are the state's.
             upstream[0] = torch.where(active, upstream[0], zero)
             dstate = tuple(a + b for a, b in zip(dstate, upstream, strict=True))

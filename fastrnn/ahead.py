@@ -1,0 +1,42 @@
+"""Compiling ahead of the first real call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrnn.modules import _Cell, _Layers
+
+
+def warmup(layer: Any, shapes: Iterable[tuple[int, int]]) -> None:
+    """Run `layer` once on random input of each shape, so that every kernel those shapes need is compiled.
+
+    Kernels are compiled for the hidden size, the dtype and a class of batch sizes, never for T, and are kept by Triton
+    on disk between processes: one shape for each batch size in use is enough. Gradients and random state stay as they
+    were. Where torch's own kernels run, this compiles nothing.
+
+    Args:
+        layer: a fastrnn layer or cell, on the device and in the dtype, grad mode and training mode it will be used in.
+        shapes: pairs `(T, N)` of sequence length and batch size; cells ignore T.
+
+    Raises:
+        TypeError: `layer` is not one of fastrnn's.
+    """
+    if not isinstance(layer, (_Layers, _Cell)):
+        raise TypeError(f"warmup() takes a fastrnn layer or cell, got {type(layer).__module__}.{type(layer).__name__}")
+    weight: Any = layer.weight_ih_l0 if isinstance(layer, _Layers) else layer.weight_ih
+    device = weight.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for time, batch in shapes:
+            shape = (batch, layer.input_size) if isinstance(layer, _Cell) else (time, batch, layer.input_size)
+            input = torch.randn(shape, dtype=weight.dtype, device=device)
+            if getattr(layer, "batch_first", False):
+                input = input.transpose(0, 1)
+            result = layer(input)
+            output: Tensor = result if isinstance(result, Tensor) else result[0]
+            if output.requires_grad:
+                needed = [p for p in layer.parameters() if p.requires_grad]
+                torch.autograd.grad(output.sum(), needed, allow_unused=True)

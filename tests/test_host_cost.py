@@ -1,0 +1,96 @@
+"""What a call costs the host beside the arithmetic: Python at T = 1, and compilations."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+import fastrnn
+from fastrnn.kernels.configs import DEVICES, ScanShape, choose
+
+
+def _microseconds(*calls: Callable[[], object]) -> list[float]:
+    """The median time of each call; taken in turns, so that a busy machine slows all alike."""
+    samples: list[list[float]] = [[] for _ in calls]
+    for i in range(1500):
+        for call, own in zip(calls, samples, strict=True):
+            start = time.perf_counter()
+            call()
+            if i >= 100:
+                own.append(time.perf_counter() - start)
+    return [statistics.median(own) * 1e6 for own in samples]
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
+def test_a_policy_step_costs_no_more_than_torchs(name: str) -> None:
+    """One step of one row on the CPU. The choice of a backend may cost microseconds, of the tens torch.nn takes."""
+    theirs, ours = (getattr(module, name)(8, 16) for module in (nn, fastrnn))
+    x = torch.randn(1, 8) if name.endswith("Cell") else torch.randn(1, 1, 8)
+    with torch.inference_mode():
+        torchs, own = _microseconds(lambda: theirs(x), lambda: ours(x))
+    assert own < 1.1 * torchs + 5, f"{own:.1f} us against torch.nn's {torchs:.1f}"
+
+
+def test_sizes_that_vary_are_not_compiled_in() -> None:
+    """T, B and the positions of a launch are plain run-time arguments, which Triton does not specialise on."""
+    pytest.importorskip("triton")
+    program = (
+        "from fastrnn.kernels.scan import scan_fwd_kernel as f, scan_bwd_kernel as b\n"
+        "for k in (f, b): print(*[p.name for p in k.params if not p.is_constexpr and p.do_not_specialize])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "/usr/bin", "HOME": "/tmp"},
+    )
+    assert result.stdout.splitlines() == ["T B step0 step1 batch0"] * 2
+
+
+@pytest.mark.parametrize("hidden", [32, 128, 512, 1024])
+def test_a_few_kernels_serve_every_batch(hidden: int) -> None:
+    """Batch size chooses among a handful of tiles, and nothing else about it reaches the compiler."""
+    kernels = set()
+    for batch in range(1, 513):
+        config = choose(ScanShape(4, False, 2, batch, hidden, 1), DEVICES["sm_90"], "persistent")
+        assert config is not None
+        kernels.add((config.tier, config.block_b, config.block_h, config.block_k, config.group))
+    assert len(kernels) <= 6
+
+
+def test_warmup_leaves_no_trace() -> None:
+    layer = fastrnn.LSTM(3, 5, num_layers=2, dropout=0.5, batch_first=True)
+    cell = fastrnn.GRUCell(3, 5)
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    fastrnn.warmup(layer, [(4, 2), (1, 1)])
+    fastrnn.warmup(cell, [(1, 7)])
+    assert torch.equal(torch.rand(1), expected)
+    assert all(p.grad is None for p in layer.parameters())
+    with pytest.raises(TypeError, match=r"warmup\(\) takes a fastrnn layer or cell, got torch"):
+        fastrnn.warmup(nn.LSTM(3, 5), [(1, 1)])
+
+
+def test_warmup_runs_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    from fastrnn.kernels import launch
+
+    launched: list[bool] = []
+    original = launch._launch
+
+    def spy(*args: object) -> None:
+        launched.append(bool(args[5]))
+        original(*args)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(launch, "_launch", spy)
+    fastrnn.warmup(fastrnn.GRU(3, 5, backend="persistent"), [(2, 1)])
+    assert launched == [False, True], "forward and backward"
