@@ -12,13 +12,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastrnn.ahead import warmup
+    from fastrnn.conversion import convert, revert
     from fastrnn.dispatch import explain
     from fastrnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
 __version__ = "0.1.0"
-__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "explain"]
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "convert", "explain", "revert", "warmup"]
 
-_HOMES = {"explain": "fastrnn.dispatch"}
+_HOMES = {
+    "convert": "fastrnn.conversion",
+    "explain": "fastrnn.dispatch",
+    "revert": "fastrnn.conversion",
+    "warmup": "fastrnn.ahead",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -138,7 +138,8 @@ def _layer(
     if not projection:
         weight_hh = _stack([w.hh for w in weights], G, H, H)
         output, final = _scan(x, weight_hh, bias_hh, torch.stack(state), lengths, cell, backend)
-        return output.flatten(2), tuple(final)
+        # Indexed, not unbound: users change states in place, which the views of unbind refuse.
+        return output.flatten(2), tuple(final[i] for i in range(cell.states))
 
     weight_hh = _stack([w.hh @ w.hr for w in weights if w.hr is not None], G, H, H)
     x = _add_first(x, [F.linear(h0, w.hh).view(B, G, H) for h0, w in zip(state[0], weights, strict=True)], lengths)
@@ -148,7 +149,7 @@ def _layer(
     if lengths is not None:
         h = torch.where((lengths > 0).view(1, B, 1), h, state[0])
     output = torch.cat([F.linear(output[:, :, d], hr) for d, hr in enumerate(projection)], -1)
-    return output, (h, *final[1:])
+    return output, (h, *(final[i].clone() for i in range(1, cell.states)))  # final[0] is kept for the gradient of hr
 
 
 def _add_first(x: Tensor, terms: list[Tensor], lengths: Tensor | None) -> Tensor:
@@ -224,8 +225,13 @@ def _selected(
     return select(problem, backend).name
 
 
-# While torch.compile traces, the choice is made once and becomes part of the graph.
-_selected_at_tracing = torch._dynamo.assume_constant_result(_selected)
+def _selected_at_tracing(*values: Any) -> str:
+    """While torch.compile traces, the choice is made once and becomes part of the graph."""
+    return _selected(*values)
+
+
+# What torch.compiler.assume_constant_result does, without importing the compiler, which takes a second.
+_selected_at_tracing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _backend_name(

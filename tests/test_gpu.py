@@ -299,3 +299,74 @@ def test_the_layer_stays_on_the_current_stream() -> None:
     stream.synchronize()
     with torch.no_grad():
         assert torch.equal(output, layer(input)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_runs_in_its_dtype(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN's layers run in float16 under either; ours in the one that was asked for."""
+    seen: list[torch.dtype] = []
+    original = fused.scan
+
+    def spy(*args: Any) -> Any:
+        seen.append(args[0].dtype)
+        return original(*args)
+
+    monkeypatch.setattr(fused, "scan", spy)
+    layer = fastrnn.LSTM(48, 256, device="cuda")
+    x = torch.randn(10, 8, 48, device="cuda")
+    exact = layer(x)[0]
+    with torch.autocast("cuda", dtype=dtype):
+        output = layer(x)[0]
+    assert seen == [torch.float32, dtype]
+    assert output.dtype == dtype
+    assert relative_error(output, exact) < {torch.bfloat16: 2e-2, torch.float16: 3e-3}[dtype]
+
+
+@pytest.mark.parametrize("cell", CELLS[:3])
+def test_second_derivatives(cell: str) -> None:
+    reference, layer = (
+        layer_pair(cell, 8, 137, torch.float32, name, device="cuda", bidirectional=True)[1]
+        for name in ("reference", "persistent")
+    )
+    layer.load_state_dict(reference.state_dict())
+    x = torch.randn(6, 5, 8, device="cuda", requires_grad=True)
+    results = []
+    for m in (reference, layer):
+        x.grad = None
+        (slope,) = torch.autograd.grad(m(x)[0].sin().sum(), x, create_graph=True)
+        slope.square().sum().backward()
+        assert x.grad is not None
+        results.append([x.grad, *(p.grad for p in m.parameters())])
+    for a, b in zip(*results, strict=True):
+        assert relative_error(b, a) < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")  # torch's own
+@pytest.mark.parametrize("cell", CELLS[:3])
+def test_compile_with_dynamic_sizes(cell: str) -> None:
+    _, layer = layer_pair(cell, 48, 256, torch.float32, "auto", device="cuda", bidirectional=True)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True)
+    for T, B in ((6, 3), (11, 7)):
+        x = torch.randn(T, B, 48, device="cuda")
+        expected = layer(x)[0]
+        found = compiled(x)[0]
+        assert relative_error(found, expected) < 1e-4
+        found.sum().backward()
+
+
+def test_vmap_of_gradients() -> None:
+    layer = fastrnn.GRU(8, 32, device="cuda")
+    parameters = {name: p.detach() for name, p in layer.named_parameters()}
+    samples = torch.randn(3, 5, 2, 8, device="cuda")
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        result: Tensor = torch.func.functional_call(layer, parameters, (x,))[0].sin().sum()
+        return result
+
+    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, samples)
+    for i, x in enumerate(samples):
+        layer.zero_grad()
+        layer(x)[0].sin().sum().backward()
+        for name, p in layer.named_parameters():
+            assert p.grad is not None
+            assert relative_error(gradients[name][i], p.grad) < 1e-3

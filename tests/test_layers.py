@@ -219,3 +219,21 @@ def test_an_empty_batch() -> None:
         output, h = layer(torch.randn(2, 0, 3))
         assert output.shape == (2, 0, 5)
         assert h.shape == (1, 0, 5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
+def test_states_may_be_changed_in_place(name: str, backend: str) -> None:
+    """As a loop does that resets rows whose episode has ended."""
+    if backend in ("persistent", "stepwise"):
+        pytest.importorskip("triton")
+    if name == "RNNCell" and backend in ("auto", "aten"):
+        pytest.skip("torch's own RNNCell keeps its result for backward")
+    for options in ({}, {"proj_size": 2}) if name == "LSTM" else ({},):
+        layer = getattr(fastrnn, name)(2, 3, backend=backend, **options)
+        result = layer(torch.randn(2, 2) if name.endswith("Cell") else torch.randn(2, 2, 2))
+        states = as_tuple(result if name.endswith("Cell") else result[1])
+        for state in states:
+            state[..., 0, :] = 0
+        sum(state.sum() for state in states).backward()
+        assert layer.get_parameter("weight_hh" if name.endswith("Cell") else "weight_hh_l0").grad is not None
