@@ -1,0 +1,44 @@
+"""The README keeps its promises: its Python runs, and every file it names is there."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_python_blocks_run_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) >= 2
+    scope: dict[str, object] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for block in blocks:
+            exec(block, scope)
+    assert "runs: " in capsys.readouterr().out
+
+
+def test_files_it_names_exist() -> None:
+    tests = set(re.findall(r"`(?:tests/)?(test_\w+\.py)`", README))
+    assert len(tests) >= 9
+    for name in tests:
+        assert (ROOT / "tests" / name).is_file(), name
+    for path in re.findall(r"`((?:kernels|bench|fastrnn)/[\w/]+\.py)`", README):
+        assert (ROOT / path).is_file(), path
+
+
+def test_commands_are_targets_of_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"\bmake ([\w-]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_no_speed_is_claimed_without_a_committed_measurement() -> None:
+    if not list((ROOT / "bench" / "results").glob("*.jsonl")):
+        assert "not yet measured on a GPU" in README
+        assert not re.search(r"\d\s*(x|times|\u00d7) (faster|slower)", README)
