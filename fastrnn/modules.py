@@ -166,8 +166,25 @@ class LSTM(_Layers):
             RuntimeError with the reason for one that cannot run this layer.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__("LSTM", *args, **kwargs)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device,
+            dtype, backend=backend,
+        )  # fmt: skip
 
     # torch's own, so that sizes and wording are torch's.
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
@@ -192,9 +209,12 @@ class LSTM(_Layers):
         return hx[0].unsqueeze(1), hx[1].unsqueeze(1)
 
 
-def _refuse_projection(kwargs: dict[str, Any]) -> None:
-    if "proj_size" in kwargs:
+def _refuse(others: dict[str, Any], name: str) -> None:
+    """What torch says of arguments that a GRU or RNN does not take."""
+    if "proj_size" in others:
         raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+    if others:
+        raise TypeError(f"{name}.__init__() got an unexpected keyword argument {next(iter(others))!r}")
 
 
 class GRU(_Layers):
@@ -213,9 +233,26 @@ class GRU(_Layers):
     `(D * num_layers, N, hidden_size)`.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _refuse_projection(kwargs)
-        super().__init__("GRU", *args, **kwargs)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        backend: str = "auto",
+        **others: Any,
+    ) -> None:
+        _refuse(others, "GRU")
+        super().__init__(
+            "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype,
+            backend=backend,
+        )  # fmt: skip
 
 
 class RNN(_Layers):
@@ -231,16 +268,30 @@ class RNN(_Layers):
     Shapes and errors: as in `fastrnn.GRU`.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _refuse_projection(kwargs)
-        if len(args) > 3:
-            self.nonlinearity = args[3]
-            args = args[:3] + args[4:]
-        else:
-            self.nonlinearity = kwargs.pop("nonlinearity", "tanh")
-        if self.nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"Unknown nonlinearity '{self.nonlinearity}'. Select from 'tanh' or 'relu'.")
-        super().__init__(f"RNN_{self.nonlinearity.upper()}", *args, **kwargs)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        backend: str = "auto",
+        **others: Any,
+    ) -> None:
+        _refuse(others, "RNN")
+        self.nonlinearity = nonlinearity
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
+        super().__init__(
+            f"RNN_{nonlinearity.upper()}", input_size, hidden_size, num_layers, bias, batch_first, dropout,
+            bidirectional, 0, device, dtype, backend=backend,
+        )  # fmt: skip
 
     def _check_rank(self, input: Tensor) -> None:
         if input.dim() not in (2, 3):

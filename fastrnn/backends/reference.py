@@ -42,13 +42,13 @@ def scan(
     Returns:
         The output `(T, B, D, H)` and the final state, like `state`.
     """
-    T, _, D, _, _ = x.shape
+    T, B, D, G, H = x.shape
     outputs, finals = [], []
     for d in range(D):
         current = tuple(state[:, d])
         steps: list[Tensor] = [x] * T
         for t in range(T) if d == 0 else reversed(range(T)):
-            r = torch.einsum("bk,gjk->bgj", current[0], weight[d])
+            r = (current[0] @ weight[d].reshape(G * H, H).t()).reshape(B, G, H)
             if bias is not None:
                 r = r + bias[d]
             new = cell.step(x[t, :, d].unbind(1), r.unbind(1), current)
@@ -115,7 +115,8 @@ def scan_backward(
             dx_t, dr_t, dprevious = cell.step_backward(dstate, dgates, gates, before, now)
             dx[t] = torch.where(active.unsqueeze(-1), torch.stack(dx_t, 1), zero.unsqueeze(1))
             dr[t] = torch.where(active.unsqueeze(-1), torch.stack(dr_t, 1), zero.unsqueeze(1))
-            through = torch.einsum("bgj,gjk->bk", dr[t], weight[d])
+            # Not einsum or flatten, for which vmap, taking batched gradients, has no rule here.
+            through = dr[t].reshape(B, cell.gates * H) @ weight[d].reshape(cell.gates * H, H)
             dprevious = (dprevious[0] + through, *dprevious[1:])
             dstate = tuple(torch.where(active, p, c) for p, c in zip(dprevious, dstate, strict=True))
         per_direction.append((torch.stack(dx), torch.stack(dr), torch.stack(dstate)))
