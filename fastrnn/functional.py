@@ -109,8 +109,8 @@ def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def _stack(tensors: Sequence[Tensor], *shape: int) -> Tensor:
-    """Both directions' tensors, each viewed as `shape`, behind a leading direction axis."""
-    return tensors[0].view(1, *shape) if len(tensors) == 1 else torch.stack([t.view(shape) for t in tensors])
+    """Both directions' tensors, each of `shape`, behind a leading direction axis."""
+    return tensors[0].reshape(1, *shape) if len(tensors) == 1 else torch.stack([t.reshape(shape) for t in tensors])
 
 
 def _layer(
@@ -130,9 +130,9 @@ def _layer(
         bias_ih, bias_hh = bias_ih + bias_hh, None
     weight_ih = _cat([w.ih for w in weights])
     assert weight_ih is not None
-    x = F.linear(input, weight_ih, bias_ih).view(T, B, D, G, H)
+    x = F.linear(input, weight_ih, bias_ih).reshape(T, B, D, G, H)
     if bias_hh is not None:
-        bias_hh = bias_hh.view(D, G, H)
+        bias_hh = bias_hh.reshape(D, G, H)
 
     projection = [w.hr for w in weights if w.hr is not None]
     if not projection:
@@ -142,7 +142,7 @@ def _layer(
         return output.flatten(2), tuple(final[i] for i in range(cell.states))
 
     weight_hh = _stack([w.hh @ w.hr for w in weights if w.hr is not None], G, H, H)
-    x = _add_first(x, [F.linear(h0, w.hh).view(B, G, H) for h0, w in zip(state[0], weights, strict=True)], lengths)
+    x = _add_first(x, [F.linear(h0, w.hh).reshape(B, G, H) for h0, w in zip(state[0], weights, strict=True)], lengths)
     memory = torch.stack((torch.zeros_like(state[1]), *state[1:]))
     output, final = _scan(x, weight_hh, bias_hh, memory, lengths, cell, backend)
     h = torch.stack([F.linear(m, hr) for m, hr in zip(final[0], projection, strict=True)])

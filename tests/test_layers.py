@@ -151,6 +151,19 @@ def test_non_contiguous_tensors(backend: str) -> None:
     assert worst_error([ours.weight_hh_l0.grad], [theirs.weight_hh_l0.grad]) < FLOAT64_ERROR
 
 
+@pytest.mark.parametrize("backend", ["persistent", "aten", "reference"])
+def test_parameters_of_any_layout(backend: str) -> None:
+    """Transposed in memory, as after loading another framework's matrices without a copy."""
+    pytest.importorskip("triton")
+    theirs, ours = layer_pair("lstm", 6, 5, torch.float64, backend)
+    for name in ("weight_ih_l0", "weight_hh_l0"):
+        parameter = ours.get_parameter(name)
+        parameter.data = parameter.data.t().contiguous().t()
+        assert not parameter.is_contiguous()
+    input = torch.randn(3, 2, 6, dtype=torch.float64)
+    assert worst_error(run_layer(ours, input, None)[1], run_layer(theirs, input, None)[1]) < FLOAT64_ERROR
+
+
 def test_dropout_between_layers_only() -> None:
     """A fully dropped first layer leaves the second with its biases alone; eval mode drops nothing."""
     pytest.importorskip("triton")
