@@ -38,7 +38,7 @@ class _Layers(nn.RNNBase):
         return text if self.backend == "auto" else f"{text}, backend={self.backend!r}"
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What torch.jit.script compiles: torch.nn's layer over the same parameters."""
+        """What torch.jit.script compiles, and puts into the model: torch.nn's layer over the same parameters."""
         return _torch_twin(self, {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(self.mode, nn.RNN))
 
     def _weights(self) -> list[Tensor]:
