@@ -175,8 +175,6 @@ def _autocast_dtype(input: Tensor) -> torch.dtype | None:
 
 def _transformed() -> bool:
     """Whether a torch.func transform or forward-mode differentiation is under way."""
-    if torch.compiler.is_compiling():
-        return False
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
@@ -204,7 +202,7 @@ def problem_of(
         projection=_projection(flat_weights, has_bias, num_layers * directions),
         grad=torch.is_grad_enabled() and any(t.requires_grad for t in (input, *hx, *flat_weights)),
         lengths=batch_sizes is not None,
-        transformed=_transformed(),
+        transformed=not torch.compiler.is_compiling() and _transformed(),
     )
 
 
@@ -239,12 +237,11 @@ def _backend_name(
     layers: int = 1, projection: int = 0, lengths: bool = False,
 ) -> str:  # fmt: skip
     """The name of the backend that runs this, whatever T and B are; `dtype` is autocast's."""
-    choose = _selected_at_tracing if torch.compiler.is_compiling() else _selected
-    name: str = choose(
-        backend, cell.name, dtype or input.dtype, input.device, hidden, directions, layers, projection,
-        torch.is_grad_enabled(), lengths, _transformed(),
-    )  # fmt: skip
-    return name
+    grad, dtype, device = torch.is_grad_enabled(), dtype or input.dtype, input.device
+    shape = (hidden, directions, layers, projection)
+    if torch.compiler.is_compiling():
+        return _selected_at_tracing(backend, cell.name, dtype, device, *shape, grad, lengths, False)
+    return _selected(backend, cell.name, dtype, device, *shape, grad, lengths, _transformed())
 
 
 def run(
@@ -357,7 +354,7 @@ def one_step(
         with torch.autocast(input.device.type, enabled=False):
             return one_step(cell, input.to(dtype), hx, weights, chosen)
     if chosen == aten.NAME:
-        return aten.one_step(cell, input, hx, weights[:4])
+        return aten.one_step(cell, input, hx, weights)
     _check_step(input, hx, weights)
     flat = [w for w in weights if w is not None]
     states = tuple(h.unsqueeze(0) for h in hx)

@@ -11,6 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from fastrnn.cells import Cell
     from fastrnn.dispatch import Problem
+    from fastrnn.functional import Weights
 
 NAME = "aten"
 
@@ -65,9 +66,11 @@ def layers(
     return output, tuple(final)
 
 
-def one_step(
-    cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
-) -> tuple[Tensor, ...]:
+def one_step(cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
     """What torch.nn's cells call."""
-    result = _CELL_FUNCTIONS[cell.mode](input, list(hx) if cell.states > 1 else hx[0], *weights)
-    return tuple(result) if cell.states > 1 else (result,)
+    ih, hh, bias_ih, bias_hh, _ = weights
+    function = _CELL_FUNCTIONS[cell.mode]
+    if cell.states > 1:
+        states: tuple[Tensor, ...] = function(input, hx, ih, hh, bias_ih, bias_hh)
+        return states
+    return (function(input, hx[0], ih, hh, bias_ih, bias_hh),)
