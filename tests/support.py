@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -117,6 +118,11 @@ def launch(
     tier, block_b, block_h, block_k, group, split = LAUNCHES[name]
     num_k = -(-hidden // (block_k * group)) * group
     return LaunchConfig(schedule, tier, exchange, block_b, block_h, block_k, num_k, group, split, 4, batch_tiles)
+
+
+def compiling_environment() -> dict[str, str]:
+    """The environment of a process that compiles the kernels, where this one interprets them."""
+    return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 
 @contextlib.contextmanager

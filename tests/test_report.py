@@ -12,6 +12,7 @@ import textwrap
 from typing import Any
 
 import pytest
+from support import compiling_environment
 
 pytest.importorskip("triton")
 
@@ -34,10 +35,9 @@ PROGRAM = """
 
 
 def compile_all(cases: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
-    environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp"}  # in particular no TRITON_INTERPRET
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), json.dumps(cases)],
-        capture_output=True, text=True, cwd=".", env=environment,
+        capture_output=True, text=True, cwd=".", env=compiling_environment(),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     return [json.loads(line) for line in result.stdout.splitlines()]
