@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastrnn.ahead import warmup
+    from fastrnn.cell_modules import GRUCell, LSTMCell, RNNCell
     from fastrnn.conversion import convert, revert
     from fastrnn.dispatch import explain
-    from fastrnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+    from fastrnn.modules import GRU, LSTM, RNN
 
 __version__ = "0.1.0"
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "convert", "explain", "revert", "warmup"]
 
 _HOMES = {
+    "GRU": "fastrnn.modules",
+    "LSTM": "fastrnn.modules",
+    "RNN": "fastrnn.modules",
+    "GRUCell": "fastrnn.cell_modules",
+    "LSTMCell": "fastrnn.cell_modules",
+    "RNNCell": "fastrnn.cell_modules",
     "convert": "fastrnn.conversion",
     "explain": "fastrnn.dispatch",
     "revert": "fastrnn.conversion",
@@ -31,7 +38,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES.get(name, "fastrnn.modules")), name)
+    value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrnn.modules import _Cell, _Layers
+from fastrnn.cell_modules import _Cell
+from fastrnn.modules import _Layers
 
 
 def warmup(layer: Any, shapes: Iterable[tuple[int, int]]) -> None:

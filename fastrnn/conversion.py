@@ -12,16 +12,16 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fastrnn import modules
+from fastrnn import cell_modules, modules
 from fastrnn.dispatch import check_name
 
 _OURS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LSTM: modules.LSTM,
     nn.GRU: modules.GRU,
     nn.RNN: modules.RNN,
-    nn.LSTMCell: modules.LSTMCell,
-    nn.GRUCell: modules.GRUCell,
-    nn.RNNCell: modules.RNNCell,
+    nn.LSTMCell: cell_modules.LSTMCell,
+    nn.GRUCell: cell_modules.GRUCell,
+    nn.RNNCell: cell_modules.RNNCell,
 }
 _TORCHS = {ours: theirs for theirs, ours in _OURS.items()}
 

@@ -1,4 +1,4 @@
-"""LSTM, GRU, RNN and their cells: torch.nn's contract, run by fastrnn's backends.
+"""LSTM, GRU and RNN layers: torch.nn's contract, run by fastrnn's backends. Cells are in `fastrnn.cell_modules`.
 
 The classes derive from torch.nn's own bases, so parameters, initialisation, state dicts, argument checks and error
 messages are torch's; what differs is which kernels run. One keyword is ours, `backend`.
@@ -7,19 +7,18 @@ messages are torch's; what differs is which kernels run. One keyword is ours, `b
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import functional
-from fastrnn.cells import BY_MODE, Cell
+from fastrnn.cells import BY_MODE
 from fastrnn.dispatch import Problem, check_name
-from fastrnn.functional import Weights
 
 
-def _torch_twin(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
+def torch_twin(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
     """A `kind` of torch.nn with the parameters, hooks and options of `module`."""
     twin = kind.__new__(kind)
     twin.__dict__.update({name: value for name, value in vars(module).items() if name != "backend"})
@@ -39,7 +38,7 @@ class _Layers(nn.RNNBase):
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What torch.jit.script compiles, and puts into the model: torch.nn's layer over the same parameters."""
-        return _torch_twin(self, {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(self.mode, nn.RNN))
+        return torch_twin(self, {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(self.mode, nn.RNN))
 
     def _weights(self) -> list[Tensor]:
         """The parameters in torch's order, read afresh: they may have been replaced in any of the ways there are."""
@@ -296,169 +295,3 @@ class RNN(_Layers):
     def _check_rank(self, input: Tensor) -> None:
         if input.dim() not in (2, 3):
             raise ValueError(f"RNN: Expected input to be 2D or 3D, got {input.dim()}D tensor instead")
-
-
-class _Cell(nn.RNNCellBase):
-    """What the three cells share."""
-
-    _name: ClassVar[str]  # in torch's error messages
-    _mode: ClassVar[str]
-
-    def __init__(self, input_size: int, hidden_size: int, bias: bool, backend: str, device: Any, dtype: Any) -> None:
-        super().__init__(input_size, hidden_size, bias, BY_MODE[self._mode].gates, device, dtype)
-        self.backend = check_name(backend)
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        """As for the layers."""
-        return _torch_twin(self, getattr(nn, self._name))
-
-    def _cell(self) -> Cell:
-        return BY_MODE[self._mode]
-
-    def extra_repr(self) -> str:
-        text = super().extra_repr()
-        return text if self.backend == "auto" else f"{text}, backend={self.backend!r}"
-
-    def _check_rank(self, input: Tensor) -> None:
-        if input.dim() not in (1, 2):
-            raise ValueError(f"{self._name}: Expected input to be 1D or 2D, got {input.dim()}D instead")
-
-    def _weights(self) -> Weights:
-        own: dict[str, Any] = self._parameters
-        try:
-            # Module.__getattr__, four times, would be a tenth of a step's time on a CPU.
-            return Weights(own["weight_ih"], own["weight_hh"], own["bias_ih"], own["bias_hh"], None)
-        except KeyError:  # a parametrized one
-            return Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, None)
-
-    def _prepare(self, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Check the arguments and give unbatched ones their batch axis: `(N, I)` and states `(N, H)`."""
-        self._check_rank(input)
-        is_batched = input.dim() == 2
-        if not is_batched:
-            input = input.unsqueeze(0)
-        if hx is None:
-            zeros = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
-            hx = (zeros,) * self._cell().states
-        elif not is_batched:
-            hx = tuple(h.unsqueeze(0) for h in hx)
-        return input, hx
-
-    def _step(self, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
-        """The next states, shaped like the input."""
-        batched, states = self._prepare(input, hx)
-        final = functional.one_step(self._cell(), batched, states, self._weights(), self.backend)
-        return final if batched is input else tuple(h.squeeze(0) for h in final)
-
-    def _problem(self, input: Tensor, hx: Any = None) -> Problem:
-        """What `forward` would ask of a backend; for `fastrnn.explain`."""
-        states = None if hx is None else tuple(hx) if self._cell().states > 1 else (hx,)
-        batched, states = self._prepare(input, states)
-        problem = functional.one_step_problem(self._cell(), batched, states, self._weights())
-        return dataclasses.replace(problem, time=1, batch=batched.shape[0])
-
-
-class LSTMCell(_Cell):
-    """One step of an LSTM; replaces `torch.nn.LSTMCell`.
-
-    Args:
-        input_size, hidden_size, bias, device, dtype: as in `torch.nn.LSTMCell`.
-        backend: as in `fastrnn.LSTM`.
-
-    Shapes: input `(N, input_size)` or `(input_size,)`, `hx` a pair `(N, hidden_size)` or `(hidden_size,)`, zeros by
-    default; returns the next pair. Errors are `torch.nn.LSTMCell`'s.
-    """
-
-    _name = "LSTMCell"
-    _mode = "LSTM"
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        backend: str = "auto",
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, backend, device, dtype)
-
-    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        if hx is not None:
-            self._check_rank(input)
-            for i, value in enumerate(hx):
-                if value.dim() not in (1, 2):
-                    raise ValueError(f"LSTMCell: Expected hx[{i}] to be 1D or 2D, got {value.dim()}D instead")
-        h, c = self._step(input, hx)
-        return h, c
-
-
-class _SingleStateCell(_Cell):
-    """A cell whose only state is h."""
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        self._check_rank(input)
-        if hx is not None and hx.dim() not in (1, 2):
-            raise ValueError(f"{self._name}: Expected hidden to be 1D or 2D, got {hx.dim()}D instead")
-        return self._step(input, None if hx is None else (hx,))[0]
-
-
-class GRUCell(_SingleStateCell):
-    """One step of a GRU; replaces `torch.nn.GRUCell`.
-
-    Args:
-        input_size, hidden_size, bias, device, dtype: as in `torch.nn.GRUCell`.
-        backend: as in `fastrnn.LSTM`.
-
-    Shapes: input `(N, input_size)` or `(input_size,)`, `hx` `(N, hidden_size)` or `(hidden_size,)`, zeros by default;
-    returns the next `hx`. Errors are `torch.nn.GRUCell`'s.
-    """
-
-    _name = "GRUCell"
-    _mode = "GRU"
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        backend: str = "auto",
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, backend, device, dtype)
-
-
-class RNNCell(_SingleStateCell):
-    """One step of an Elman RNN; replaces `torch.nn.RNNCell`.
-
-    Args:
-        input_size, hidden_size, bias, nonlinearity, device, dtype: as in `torch.nn.RNNCell`.
-        backend: as in `fastrnn.LSTM`.
-
-    Shapes and errors: as in `fastrnn.GRUCell`; RuntimeError for an unknown nonlinearity, at the call, as in torch.
-    """
-
-    _name = "RNNCell"
-    _mode = "RNN_TANH"
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        nonlinearity: str = "tanh",
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        backend: str = "auto",
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, backend, device, dtype)
-        self.nonlinearity = nonlinearity
-
-    def _cell(self) -> Cell:
-        if self.nonlinearity not in ("tanh", "relu"):
-            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        return BY_MODE[f"RNN_{self.nonlinearity.upper()}"]
