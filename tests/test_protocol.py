@@ -73,7 +73,7 @@ class ProtocolError(Exception):
 
 
 def check(protocol: Protocol, programs: int = 2, steps: int = 3) -> int:
-    """Explore every interleaving; the number of states. Raises `ProtocolError` for a stale read, or for one that hangs."""
+    """Explore every interleaving; the number of states. `ProtocolError` for a stale read, or a hang."""
     warps = [(p, w) for p in range(programs) for w in range(WARPS)]
     code = [program(protocol, p, w, programs, steps) for p, w in warps]
     start: State = (
