@@ -15,6 +15,7 @@ from fastrnn.kernels.counts import COUNTS
 CELLS: tuple[str, ...] = tuple(COUNTS)
 MODES: tuple[str, ...] = ("forward", "train")
 DTYPES: tuple[str, ...] = ("float16", "bfloat16", "float32", "float64")
+LENGTHS: tuple[str, ...] = ("full", "uniform", "zipf")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class Case:
         dtype: torch's name of it.
         T, B, I, H, layers: sizes.
         bidirectional: whether the layers run in both directions.
+        lengths: `"full"` (no `lengths` argument), `"uniform"` (each row anything from 1 to T) or `"zipf"` (one row of
+            T, one of T / 2, of T / 3, ... in any order: few long ones).
+        reset_rate: the share of steps at which a row starts afresh; 0 is no `resets` argument.
+        return_cells: whether every c_t is returned, and gets a gradient.
     """
 
     cell: str
@@ -49,10 +54,24 @@ class Case:
     H: int
     layers: int = 1
     bidirectional: bool = False
+    lengths: str = "full"
+    reset_rate: float = 0.0
+    return_cells: bool = False
+
+    def __post_init__(self) -> None:
+        if self.return_cells and COUNTS[self.cell].states < 2:
+            raise ValueError(f"a {self.cell} has no cells to return; lstm has")
 
     @property
     def train(self) -> bool:
         return self.mode == "train"
+
+    def extras(self) -> str:
+        """What is asked beyond torch.nn's arguments, in words; empty for nothing."""
+        words = [self.lengths] if self.lengths != "full" else []
+        words += [f"resets {self.reset_rate:.2g}"] if self.reset_rate else []
+        words += ["cells"] if self.return_cells else []
+        return ", ".join(words)
 
 
 def parse_shape(text: str) -> Shape:
@@ -63,12 +82,31 @@ def parse_shape(text: str) -> Shape:
     return Shape(*map(int, parts))
 
 
+def parse_rate(text: str) -> float:
+    """A share, 0 to 1; for argparse."""
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return rate
+
+
 def product(
-    cells: Iterable[str], modes: Iterable[str], dtypes: Iterable[str], shapes: Iterable[Shape], bidirectional: bool
+    cells: Iterable[str],
+    modes: Iterable[str],
+    dtypes: Iterable[str],
+    shapes: Iterable[Shape],
+    bidirectional: bool = False,
+    lengths: str = "full",
+    reset_rate: float = 0.0,
+    return_cells: bool = False,
 ) -> list[Case]:
     """Every combination, once."""
     rows = itertools.product(shapes, dtypes, cells, modes)
-    return list(dict.fromkeys(Case(c, m, d, s.T, s.B, s.I, s.H, s.layers, bidirectional) for s, d, c, m in rows))
+    asked = (bidirectional, lengths, reset_rate, return_cells)
+    return list(dict.fromkeys(Case(c, m, d, s.T, s.B, s.I, s.H, s.layers, *asked) for s, d, c, m in rows))
 
 
 def default_shape(cuda: bool) -> Shape:
@@ -85,27 +123,40 @@ def quick(cuda: bool) -> list[Case]:
     return _quick_gpu() if cuda else _quick_cpu()
 
 
+def _extras(shape: Shape, small: Shape, dtype: str) -> list[Case]:
+    """What torch.nn's layers lack, a row or two each. Against a Python loop, `small` keeps the wait short."""
+    return [
+        *product(["lstm", "gru"], ["train"], [dtype], [shape], lengths="uniform"),
+        *product(["lstm"], ["train"], [dtype], [shape], lengths="zipf"),
+        *product(["lstm"], ["train"], [dtype], [small], reset_rate=0.01),
+        *product(["lstm"], ["train"], [dtype], [small], return_cells=True),
+        *product(["gru_textbook"], MODES, [dtype], [small]),
+    ]
+
+
 def _quick_gpu() -> list[Case]:
-    """26 rows; the first run also compiles their kernels, seconds for each."""
+    """33 rows; the first run also compiles their kernels, seconds for each."""
     small, middle, large, largest = (Shape(512, 16, n, n) for n in (256, 512, 768, 1024))
     wide_batch = Shape(512, 64, 512, 512)
     return [
-        *product(["lstm"], MODES, ["bfloat16"], [small, middle, large, largest, wide_batch], False),
+        *product(["lstm"], MODES, ["bfloat16"], [small, middle, large, largest, wide_batch]),
         # The peer's best case: cuDNN has a persistent kernel for these.
-        *product(["lstm"], MODES, ["float16"], [middle, large, largest], False),
-        *product(["gru"], MODES, ["bfloat16"], [middle, largest], False),
-        *product(["gru"], MODES, ["float16"], [large], False),
-        *product(["lstm"], ["train"], ["bfloat16"], [Shape(512, 16, 512, 512, 2)], True),
-        *product(["lstm"], ["train"], ["bfloat16"], [Shape(512, 16, 128, 128)], False),
-        *product(["rnn_tanh"], ["train"], ["bfloat16"], [middle], False),
-        *product(["lstm"], ["train"], ["float32"], [middle], False),
+        *product(["lstm"], MODES, ["float16"], [middle, large, largest]),
+        *product(["gru"], MODES, ["bfloat16"], [middle, largest]),
+        *product(["gru"], MODES, ["float16"], [large]),
+        *product(["lstm"], ["train"], ["bfloat16"], [Shape(512, 16, 512, 512, 2)], bidirectional=True),
+        *product(["lstm"], ["train"], ["bfloat16"], [Shape(512, 16, 128, 128)]),
+        *product(["rnn_tanh"], ["train"], ["bfloat16"], [middle]),
+        *product(["lstm"], ["train"], ["float32"], [middle]),
+        *_extras(Shape(512, 32, 512, 512), Shape(128, 16, 512, 512), "bfloat16"),
     ]
 
 
 def _quick_cpu() -> list[Case]:
-    """10 rows, under half a minute on two cores."""
+    """17 rows, about a minute on two cores."""
     return [
-        *product(["lstm", "gru", "rnn_tanh"], MODES, ["float32"], [Shape(100, 8, 128, 128)], False),
-        *product(["lstm"], MODES, ["float32"], [Shape(50, 32, 256, 256)], False),
-        *product(["lstm", "gru"], ["train"], ["float32"], [Shape(50, 8, 64, 64, 2)], True),
+        *product(["lstm", "gru", "rnn_tanh"], MODES, ["float32"], [Shape(100, 8, 128, 128)]),
+        *product(["lstm"], MODES, ["float32"], [Shape(50, 32, 256, 256)]),
+        *product(["lstm", "gru"], ["train"], ["float32"], [Shape(50, 8, 64, 64, 2)], bidirectional=True),
+        *_extras(Shape(100, 32, 128, 128), Shape(100, 8, 128, 128), "float32"),
     ]

@@ -38,7 +38,17 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _several(parser, "--dtype", "dtype of weights and inputs", choices=cases.DTYPES)
     _several(parser, "--shape", "T,B,I,H or T,B,I,H,layers", type=cases.parse_shape, metavar="T,B,I,H[,layers]")
     parser.add_argument("--bidirectional", action="store_true", help="run the layers in both directions")
-    _several(parser, "--provider", "who is measured (default: fastrnn and torch.nn)", metavar="NAME")
+    parser.add_argument(
+        "--lengths", choices=cases.LENGTHS, help="how long the rows are (default: full, without a lengths argument)"
+    )
+    parser.add_argument(
+        "--reset-rate",
+        type=cases.parse_rate,
+        metavar="R",
+        help="share of steps at which rows start afresh (default: 0)",
+    )
+    parser.add_argument("--return-cells", action="store_true", help="return every cell state as well (lstm)")
+    _several(parser, "--provider", "who is measured (default: fastrnn, and its peer in the row)", metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="the quick set: what runs if no option chooses rows")
     parser.add_argument("--json", metavar="FILE", help="append one JSON object per row and provider")
     parser.add_argument("--list", action="store_true", help="print the rows and exit")
@@ -69,29 +79,36 @@ def _check_file(arguments: argparse.Namespace) -> None:
 
 def _chosen(arguments: argparse.Namespace, cuda: bool) -> list[cases.Case]:
     """The rows asked for."""
-    options = (arguments.cell, arguments.mode, arguments.dtype, arguments.shape)
-    if not any(options) and not arguments.bidirectional:
+    options = (arguments.cell, arguments.mode, arguments.dtype, arguments.shape, arguments.bidirectional)
+    if not any((*options, arguments.lengths, arguments.reset_rate, arguments.return_cells)):
         return cases.quick(cuda)
     if arguments.quick:
         arguments.parser.error("--quick is a set of its own: it takes no option that chooses rows")
-    return cases.product(
-        arguments.cell or ["lstm"],
-        arguments.mode or cases.MODES,
-        arguments.dtype or [cases.default_dtype(cuda)],
-        arguments.shape or [cases.default_shape(cuda)],
-        arguments.bidirectional,
-    )
+    try:
+        rows = cases.product(
+            arguments.cell or ["lstm"],
+            arguments.mode or cases.MODES,
+            arguments.dtype or [cases.default_dtype(cuda)],
+            arguments.shape or [cases.default_shape(cuda)],
+            arguments.bidirectional,
+            arguments.lengths or "full",
+            arguments.reset_rate or 0.0,
+            arguments.return_cells,
+        )
+    except ValueError as error:
+        arguments.parser.error(str(error))
+    return rows
 
 
 def _run(arguments: argparse.Namespace) -> int:
     if importlib.util.find_spec("torch") is None:
         arguments.parser.exit(1, f"{arguments.parser.prog}: error: torch is not installed\n")
     from fastrnn.bench import run
-    from fastrnn.bench.providers import BASELINE, PROVIDERS
+    from fastrnn.bench.providers import PROVIDERS
 
     cuda = run.device().type == "cuda"
     rows = _chosen(arguments, cuda)
-    providers = list(dict.fromkeys(arguments.provider or ("fastrnn", BASELINE)))
+    providers = list(dict.fromkeys(arguments.provider or ()))
     for name in providers:
         if name not in PROVIDERS:
             arguments.parser.error(

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from fastrnn.bench.cases import Case
-from fastrnn.bench.providers import Builder, State, build_reference, weight_shapes, what_runs
+from fastrnn.bench.data import Inputs, make_inputs, make_weights
+from fastrnn.bench.providers import Builder, Provider, State, build_reference, what_runs
+from fastrnn.bench.timing import percentiles, synchronize, time_calls
 
 # What the error of a right result stays under: the largest ||result - reference|| / ||reference|| over the tensors
 # checked. "Measured" is torch.nn and plain torch at that dtype, over 32 steps of every cell, H up to 1024; the worst is
@@ -39,15 +39,6 @@ _CHECK_STEPS = 32
 # In float64 the plain equations keep some twenty tensors this large for backward; 2^24 elements are 128 MiB.
 _CHECK_ELEMENTS = 2**24
 _L2_BYTES = 60_000_000  # more than any L2 of the GPUs at hand: inputs that rotate past it come from memory, as in use
-_BUDGET_S = {"cpu": 0.5, "cuda": 0.3}
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """x `(T, B, I)`, and the output's gradient `(T, B, D * H)` where the case trains."""
-
-    x: Tensor
-    dout: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,8 @@ class Outcome:
     """What was found for one provider on one case.
 
     Attributes:
-        status: `"ok"`, or `"FAILED"`: then `reason` says why, and there are no times.
+        status: `"ok"`; `"FAILED"` or, where the provider has no such thing, `"n/a"`: then `reason` says why, and there
+            are no times.
         backend, tier: what ran.
         us_per_step, p20, p80: median and percentiles of the time of one call, over T, in microseconds.
         peak_mb: GPU memory of one call: weights, inputs and all it allocates. None on a CPU.
@@ -90,31 +82,6 @@ def failed(error: Exception) -> Outcome:
     return Outcome("FAILED", reason=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
 
 
-def make_weights(case: Case, device: torch.device) -> State:
-    """Random weights, distributed as torch.nn initialises them; the same ones at each call."""
-    generator = torch.Generator(device).manual_seed(1)
-    bound = case.H**-0.5
-    return {
-        name: torch.empty(shape, device=device)
-        .uniform_(-bound, bound, generator=generator)
-        .to(getattr(torch, case.dtype))
-        for name, shape in weight_shapes(case).items()
-    }
-
-
-def make_inputs(case: Case, device: torch.device, seed: int) -> Inputs:
-    """Random inputs, the same ones for the same seed."""
-    generator = torch.Generator(device).manual_seed(seed)
-
-    def normal(width: int) -> Tensor:
-        return torch.randn(case.T, case.B, width, generator=generator, device=device).to(getattr(torch, case.dtype))
-
-    x = normal(case.I)
-    if not case.train:
-        return Inputs(x, None)
-    return Inputs(x.requires_grad_(), normal(case.H * (2 if case.bidirectional else 1)))
-
-
 def _built(case: Case, build: Builder, state: State, device: torch.device) -> nn.Module:
     """The module, in the mode of the case: cuDNN keeps what backward needs for any module that is in training mode."""
     return build(case, state, device).train(case.train)
@@ -124,12 +91,15 @@ def _grad_mode(case: Case) -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext() if case.train else torch.inference_mode()
 
 
-def _call(module: nn.Module, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One call: forward, and backward where there is a gradient. Returns the output and the final states."""
-    output, final = module(inputs.x)
+def _call(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+    """One call: forward, and backward where there is a gradient. Returns the results by name."""
+    output, final, *cells = module(inputs.x, **inputs.options())
     if inputs.dout is not None:
-        output.backward(inputs.dout)
-    return output, final if isinstance(final, tuple) else (final,)
+        upstream = [inputs.dout] if inputs.dcells is None else [inputs.dout, inputs.dcells]
+        torch.autograd.backward([output, *cells], upstream)
+    finals = final if isinstance(final, tuple) else (final,)
+    found = {"output": output, **dict(zip(("h_n", "c_n"), finals, strict=False))}
+    return found | ({"cells": cells[0]} if cells else {})
 
 
 def _clear(module: nn.Module, inputs: Inputs) -> None:
@@ -137,12 +107,19 @@ def _clear(module: nn.Module, inputs: Inputs) -> None:
     module.zero_grad(set_to_none=True)
 
 
+def _torch_name(name: str) -> str:
+    """A parameter's name in torch.nn's layers, whatever the provider's: `Loop` has one cell for each suffix."""
+    return "_".join(reversed(name.split(".")))
+
+
 def _results(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
-    """What a call computes, by name."""
-    output, final = _call(module, inputs)
-    found = {"output": output, **dict(zip(("h_n", "c_n"), final, strict=False))}
+    """What a call computes, by name: of sequences the steps there are, what fills up the rest being free."""
+    found, valid = _call(module, inputs), inputs.valid()
+    if valid is not None:
+        found |= {name: found[name][valid] for name in ("output", "cells") if name in found}
     if inputs.dout is not None:
-        gradients = {"input": inputs.x.grad} | {name: weight.grad for name, weight in module.named_parameters()}
+        gradients = {"input": inputs.x.grad}
+        gradients |= {_torch_name(name): weight.grad for name, weight in module.named_parameters()}
         found |= {f"d({name})": _present(name, gradient) for name, gradient in gradients.items()}
     return {name: tensor.detach() for name, tensor in found.items()}
 
@@ -162,12 +139,9 @@ def make_truth(case: Case, device: torch.device) -> Truth:
     steps = max(2, min(case.T, _CHECK_STEPS, _CHECK_ELEMENTS // (case.B * width)))
     short = replace(case, T=min(steps, case.T))
     state, inputs = make_weights(case, device), make_inputs(short, device, seed=0)
-    wide = Inputs(
-        inputs.x.detach().double().requires_grad_(case.train), None if inputs.dout is None else inputs.dout.double()
-    )
     reference = build_reference(case, {name: weight.double() for name, weight in state.items()}, device)
     with _grad_mode(case):
-        return Truth(state, inputs, _results(reference, wide))
+        return Truth(state, inputs, _results(reference, inputs.double()))
 
 
 def compare(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float, str]:
@@ -189,23 +163,18 @@ def bound_of(case: Case, device: torch.device) -> float:
     return BOUNDS[precision] if smooth else RELU_BOUNDS.get(precision, BOUNDS[precision])
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def check(case: Case, build: Builder, truth: Truth, device: torch.device) -> Outcome:
     """Build and call the provider once, and compare."""
-    _synchronize(device)
+    synchronize(device)
     start = time.perf_counter()
     module = _built(case, build, truth.state, device)
     with _grad_mode(case):
         truth.inputs.x.grad = None
         found = _results(module, truth.inputs)
-        _synchronize(device)
+        synchronize(device)
         seconds = time.perf_counter() - start
         error, name = compare(found, truth.expected)
-        backend, tier = what_runs(case, module, truth.inputs.x)
+        backend, tier = what_runs(case, module, truth.inputs.x, truth.inputs.options())
     bound = bound_of(case, device)
     outcome = Outcome("ok", backend=backend, tier=tier, first_call_s=seconds, error=error)
     if math.isfinite(error) and error <= bound:
@@ -214,42 +183,7 @@ def check(case: Case, build: Builder, truth: Truth, device: torch.device) -> Out
     return replace(outcome, status="FAILED", error=error if math.isfinite(error) else None, reason=reason)
 
 
-def percentiles(samples: list[float]) -> tuple[float, float, float]:
-    """20th percentile, median and 80th percentile of two samples or more."""
-    fifths = statistics.quantiles(samples, n=5, method="inclusive")
-    return fifths[0], statistics.median(samples), fifths[3]
-
-
-def _time_cpu(call: Callable[[int], object], clear: Callable[[int], None], budget: float) -> list[float]:
-    """Seconds of each call."""
-    samples: list[float] = []
-    begin = time.perf_counter()
-    while len(samples) < 5 or (time.perf_counter() - begin < budget and len(samples) < 1000):
-        clear(len(samples))
-        start = time.perf_counter()
-        call(len(samples))
-        samples.append(time.perf_counter() - start)
-    return samples
-
-
-def _time_cuda(call: Callable[[int], object], clear: Callable[[int], None], budget: float) -> list[float]:
-    """Seconds of each call, by events: the queue stays full, so the host's own time hides where it can."""
-    start = time.perf_counter()
-    clear(0)
-    call(0)
-    torch.cuda.synchronize()
-    count = min(500, max(10, int(budget / (time.perf_counter() - start))))
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
-    for i, (before, after) in enumerate(events):
-        clear(i)
-        before.record()
-        call(i)
-        after.record()
-    torch.cuda.synchronize()
-    return [before.elapsed_time(after) / 1e3 for before, after in events]
-
-
-def time_calls(case: Case, build: Builder, state: State, device: torch.device) -> tuple[list[float], float | None]:
+def time_case(case: Case, build: Builder, state: State, device: torch.device) -> tuple[list[float], float | None]:
     """Seconds of each of many calls over rotating inputs, and the GPU memory of one in MB."""
     cuda = device.type == "cuda"
     occupied = torch.cuda.memory_allocated(device) if cuda else 0
@@ -265,8 +199,8 @@ def time_calls(case: Case, build: Builder, state: State, device: torch.device) -
     with _grad_mode(case):
         if cuda:
             torch.cuda.reset_peak_memory_stats(device)
-        call(0)
-        _synchronize(device)
+            call(0)
+            synchronize(device)
         # Taken while there is one set of inputs only: the others are the benchmark's, not the layer's.
         peak = (torch.cuda.max_memory_allocated(device) - occupied) / 1e6 if cuda else None
     element = sets[0].x.element_size()
@@ -274,18 +208,17 @@ def time_calls(case: Case, build: Builder, state: State, device: torch.device) -
     count = min(16, max(3, _L2_BYTES // size + 1)) if cuda else 3
     sets += [make_inputs(case, device, seed) for seed in range(1, count)]
     with _grad_mode(case):
-        for i in range(count):  # warm-up, every set once
-            clear(i)
-            call(i)
-        _synchronize(device)
-        return (_time_cuda if cuda else _time_cpu)(call, clear, _BUDGET_S[device.type]), peak
+        return time_calls(call, clear, count, device), peak
 
 
-def measure(case: Case, build: Builder, truth: Truth, device: torch.device) -> Outcome:
+def measure(case: Case, provider: Provider, truth: Truth, device: torch.device) -> Outcome:
     """Check, then time; a result out of bounds is not timed."""
-    outcome = check(case, build, truth, device)
+    missing = provider.lacks(case)
+    if missing is not None:
+        return Outcome("n/a", reason=missing)
+    outcome = check(case, provider.build, truth, device)
     if outcome.status != "ok":
         return outcome
-    samples, peak = time_calls(case, build, truth.state, device)
+    samples, peak = time_case(case, provider.build, truth.state, device)
     p20, median, p80 = (seconds * 1e6 / case.T for seconds in percentiles(samples))
     return replace(outcome, us_per_step=median, p20=p20, p80=p80, peak_mb=peak)

@@ -1,32 +1,41 @@
 """Who is measured: each provider builds the module of a case around given weights; and what each of them runs.
 
-To add one, add a builder to PROVIDERS.
+To add one, add a builder to PROVIDERS, with what it cannot do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 import fastrnn
+from fastrnn.bench import peers
 from fastrnn.bench.cases import Case
 from fastrnn.dispatch import select
 
 State = dict[str, Tensor]
 Builder = Callable[[Case, State, torch.device], nn.Module]
 
-BASELINE = "torch.nn"
+_PACKED = SimpleNamespace(LSTM=peers.PackedLSTM, GRU=peers.PackedGRU, RNN=peers.PackedRNN)
 # PyTorch gives bfloat16 to cuDNN from this version on, and loops over time itself before.
 _CUDNN_BFLOAT16 = 91300
+_STANDARD = "per-step GEMM"
+_LOOP = "cells in a Python loop"
 
 
 def _layer(namespace: Any, case: Case, device: torch.device, dtype: torch.dtype, **options: Any) -> nn.Module:
     name = case.cell.upper()
     if case.cell.startswith("rnn_"):
         name, options["nonlinearity"] = "RNN", case.cell.removeprefix("rnn_")
+    elif case.cell == "gru_textbook":
+        name = "GRU"
+        if namespace is fastrnn:
+            options["reset_after"] = False
     layer: nn.Module = getattr(namespace, name)(
         case.I, case.H, case.layers, bidirectional=case.bidirectional, device=device, dtype=dtype, **options
     )
@@ -55,16 +64,72 @@ def build_torch(case: Case, state: State, device: torch.device) -> nn.Module:
     return _build(nn, case, state, device)
 
 
+def build_packed(case: Case, state: State, device: torch.device) -> nn.Module:
+    """torch.nn's layer over packed rows: how torch has lengths."""
+    return _build(_PACKED, case, state, device)
+
+
+def build_loop(case: Case, state: State, device: torch.device) -> nn.Module:
+    """torch.nn's cells in a Python loop: how torch has everything else."""
+    options: dict[str, Any] = {"device": device, "dtype": state["weight_ih_l0"].dtype}
+    kind: type[nn.RNNCellBase]
+    if case.cell.startswith("rnn_"):
+        kind, options["nonlinearity"] = nn.RNNCell, case.cell.removeprefix("rnn_")
+    else:
+        kind = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "gru_textbook": peers.TextbookGRUCell}[case.cell]
+    module = peers.Loop(kind, case.I, case.H, case.layers, case.bidirectional, **options)
+    named = (name.rpartition("_l") for name in state)
+    module.load_state_dict({f"l{suffix}.{name}": state[f"{name}_l{suffix}"] for name, _, suffix in named})
+    return module
+
+
 def build_reference(case: Case, state: State, device: torch.device) -> nn.Module:
     """The equations in plain torch: what defines a right result."""
     return _build(fastrnn, case, state, device, backend="reference")
 
 
-PROVIDERS: dict[str, Builder] = {
-    "fastrnn": build_fastrnn,
-    BASELINE: build_torch,
-    "reference": build_reference,
+def _packed_lacks(case: Case) -> str | None:
+    if case.cell == "gru_textbook":
+        return "torch.nn has no textbook GRU"
+    if case.reset_rate:
+        return "torch.nn's layers take no resets"
+    return "torch.nn's layers return no cells" if case.return_cells else None
+
+
+def _torch_lacks(case: Case) -> str | None:
+    return _packed_lacks(case) or ("torch.nn's layers take no lengths" if case.lengths != "full" else None)
+
+
+def _nothing(case: Case) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Provider:
+    """Someone to measure.
+
+    Attributes:
+        build: the module of a case, called as fastrnn's layers are.
+        lacks: why there is no such module for a case, or None.
+    """
+
+    build: Builder
+    lacks: Callable[[Case], str | None] = _nothing
+
+
+PROVIDERS: dict[str, Provider] = {
+    "fastrnn": Provider(build_fastrnn),
+    "torch.nn": Provider(build_torch, _torch_lacks),
+    "torch.nn-packed": Provider(build_packed, _packed_lacks),
+    "torch.nn-loop": Provider(build_loop),
+    "reference": Provider(build_reference),
 }
+_PEERS = ("torch.nn", "torch.nn-packed", "torch.nn-loop")
+
+
+def peer_of(case: Case) -> str:
+    """Whom `case` is compared with: the least that torch.nn's users have to write for it."""
+    return next(name for name in _PEERS if PROVIDERS[name].lacks(case) is None)
 
 
 def _peer_scan(case: Case, backward: bool) -> str:
@@ -77,28 +142,36 @@ def _peer_scan(case: Case, backward: bool) -> str:
     single = case.layers == 1 and not case.bidirectional
     if case.dtype == "float16" and case.cell != "gru" and single and fits and not wide:
         return "large persistent"
-    return "per-step GEMM"
+    return _STANDARD
 
 
 def peer_algorithm(case: Case, device: torch.device) -> str:
-    """The class of cuDNN algorithm that PyTorch asks for in `case` (aten/src/ATen/native/cudnn/RNN.cpp, `get_algo`).
+    """What the peer of `case` runs: the class of cuDNN algorithm that PyTorch asks for, or a loop.
 
+    From `get_algo` in aten/src/ATen/native/cudnn/RNN.cpp, which asks for no persistent kernel where rows are packed.
     Valid for GPUs of 98 multiprocessors and more, sm_86 apart: the large persistent kernel is not asked for elsewhere.
     """
+    peer = peer_of(case)
+    if peer == "torch.nn-loop":
+        return _LOOP
     if device.type != "cuda":
         return "cpu"
     if case.dtype == "bfloat16" and (torch.backends.cudnn.version() or 0) < _CUDNN_BFLOAT16:
         return "PyTorch's own loop"
+    if peer == "torch.nn-packed":
+        return _STANDARD
     forward, backward = _peer_scan(case, False), _peer_scan(case, True)
     if not case.train or forward == backward:
         return forward
     return f"forward: {forward}; backward: {backward}"
 
 
-def what_runs(case: Case, module: nn.Module, x: Tensor) -> tuple[str, str]:
-    """Backend and tier of `module(x)`, to be asked under the grad mode it runs in."""
+def what_runs(case: Case, module: nn.Module, x: Tensor, options: dict[str, Any]) -> tuple[str, str]:
+    """Backend and tier of `module(x, **options)`, to be asked under the grad mode it runs in."""
+    if isinstance(module, peers.Loop):
+        return "loop", _LOOP
     if hasattr(module, "_problem"):
-        problem = cast(Any, module)._problem(x)
+        problem = cast(Any, module)._problem(x, **options)
         backend = select(problem, str(module.backend))
         return backend.name, backend.describe(problem)
     algorithm = peer_algorithm(case, x.device)

@@ -22,6 +22,8 @@ from typing import Any
 
 import fastrnn
 
+VERSION = 2  # of the rows; a file of another version is refused, not guessed at
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -43,12 +45,15 @@ class Row:
     """One line of a results file: `cases.Case`, provider, `measure.Outcome`, `Environment`, and
 
     Attributes:
-        ratio: torch.nn's us_per_step over this one's; above 1 is faster than torch.nn. None without either.
-        peer_algorithm: the class of algorithm torch.nn should use for this case.
+        version: VERSION.
+        peer: the provider this row is compared with: torch.nn, or what takes its place where it lacks something.
+        ratio: the peer's us_per_step over this one's; above 1 is faster than the peer. None without either.
+        peer_algorithm: what the peer should run for this case.
         commit: of the code measured, `-dirty` where it was changed since.
         time: when the row was finished, UTC.
     """
 
+    version: int
     cell: str
     mode: str
     dtype: str
@@ -58,12 +63,16 @@ class Row:
     H: int
     layers: int
     bidirectional: bool
+    lengths: str
+    reset_rate: float
+    return_cells: bool
     provider: str
     backend: str | None
     tier: str | None
     us_per_step: float | None
     p20: float | None
     p80: float | None
+    peer: str
     ratio: float | None
     peak_mb: float | None
     first_call_s: float | None
@@ -145,13 +154,19 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
     """The rows of a results file.
 
     Raises:
-        ValueError: a line is no row.
+        ValueError: a line is no row, or one of another version.
     """
     names = {field.name for field in dataclasses.fields(Row)}
     rows = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         values = json.loads(line)
-        if not isinstance(values, dict) or set(values) != names:
-            raise ValueError(f"{Path(path).name}, line {number}: not a benchmark row")
+        place = f"{Path(path).name}, line {number}"
+        if not isinstance(values, dict) or "provider" not in values:
+            raise ValueError(f"{place}: not a benchmark row")
+        version = values.get("version", 1)
+        if version != VERSION:
+            raise ValueError(f"{place}: version {version}, this reads version {VERSION}; measure again")
+        if set(values) != names:
+            raise ValueError(f"{place}: not a benchmark row")
         rows.append(Row(**values))
     return rows

@@ -10,11 +10,11 @@ import torch
 from fastrnn.bench import record
 from fastrnn.bench.cases import Case
 from fastrnn.bench.measure import Outcome, failed, make_truth, measure
-from fastrnn.bench.providers import BASELINE, PROVIDERS, peer_algorithm
+from fastrnn.bench.providers import PROVIDERS, peer_algorithm, peer_of
 from fastrnn.bench.table import Column, emit, heading, line
 
 CASE_COLUMNS = (
-    Column("cell", 8, right=False),
+    Column("cell", 12, right=False),
     Column("mode", 7, right=False),
     Column("dtype", 8, right=False),
     Column("T", 5),
@@ -23,14 +23,16 @@ CASE_COLUMNS = (
     Column("H", 5),
     Column("layers", 6),
     Column("bidir", 5),
+    Column("extras", 20, right=False),
 )
 RESULT_COLUMNS = (
-    Column("provider", 9, right=False),
+    Column("provider", 15, right=False),
     Column("backend", 10, right=False),
     Column("us/step", 9),
     Column("p20", 9),
     Column("p80", 9),
     Column("ratio", 6),
+    Column("peer", 15, right=False),
     Column("peak_mb", 8),
     Column("error", 8),
 )
@@ -59,7 +61,8 @@ def introduction() -> str:
 
 
 def _case_values(case: Case) -> list[object]:
-    return [*dataclasses.astuple(case)[:-1], "yes" if case.bidirectional else "no"]
+    sizes = [case.cell, case.mode, case.dtype, case.T, case.B, case.I, case.H, case.layers]
+    return [*sizes, "yes" if case.bidirectional else "no", case.extras() or None]
 
 
 def list_cases(cases: Sequence[Case]) -> None:
@@ -69,41 +72,46 @@ def list_cases(cases: Sequence[Case]) -> None:
         emit(line(CASE_COLUMNS, _case_values(case)))
 
 
-def ratio_of(baseline: Outcome | None, outcome: Outcome) -> float | None:
-    """How many times faster than torch.nn."""
-    if baseline is None or baseline.us_per_step is None or outcome.us_per_step is None:
+def ratio_of(peer: Outcome | None, outcome: Outcome) -> float | None:
+    """How many times faster than the peer."""
+    if peer is None or peer.us_per_step is None or outcome.us_per_step is None:
         return None
-    return baseline.us_per_step / outcome.us_per_step
+    return peer.us_per_step / outcome.us_per_step
 
 
 def outcomes(case: Case, providers: Sequence[str], where: torch.device) -> Iterator[tuple[str, Outcome, float | None]]:
-    """Provider, outcome and ratio, torch.nn first: the others' ratios need it. What raises is an outcome too."""
+    """Provider, outcome and ratio, the peer first: the others' ratios need it. What raises is an outcome too.
+
+    Without providers, fastrnn and the case's peer are measured.
+    """
+    peer_name = peer_of(case)
+    providers = providers or ("fastrnn", peer_name)
     try:
         truth = make_truth(case, where)
     except Exception as error:  # out of memory, or anything a backend may raise: the other rows go on
         yield from ((name, failed(error), None) for name in providers)
         return
-    baseline = None
-    for name in sorted(providers, key=lambda name: name != BASELINE):
+    peer = None
+    for name in sorted(providers, key=lambda name: name != peer_name):
         try:
             outcome = measure(case, PROVIDERS[name], truth, where)
         except Exception as error:
             outcome = failed(error)
-        if name == BASELINE:
-            baseline = outcome
-        yield name, outcome, ratio_of(baseline, outcome)
+        if name == peer_name:
+            peer = outcome
+        yield name, outcome, ratio_of(peer, outcome)
 
 
 def _show(row: record.Row, case: Case) -> None:
     def number(value: float | None, form: str) -> str | None:
         return None if value is None else format(value, form)
 
-    time = "FAILED" if row.status != "ok" else number(row.us_per_step, ".3f")
+    time = row.status if row.status != "ok" else number(row.us_per_step, ".3f")
     values = [row.provider, row.backend, time, number(row.p20, ".3f"), number(row.p80, ".3f"), number(row.ratio, ".2f")]
-    values += [number(row.peak_mb, ".1f"), number(row.error, ".1e")]
+    values += [row.peer, number(row.peak_mb, ".1f"), number(row.error, ".1e")]
     emit(line(COLUMNS, [*_case_values(case), *values]))
     if row.reason is not None:
-        emit(f"  FAILED: {row.reason}")
+        emit(f"  {row.status}: {row.reason}")
 
 
 def run(cases: Sequence[Case], providers: Sequence[str], json_path: str | None, commit: str | None) -> int:
@@ -117,14 +125,16 @@ def run(cases: Sequence[Case], providers: Sequence[str], json_path: str | None, 
     emit(introduction())
     emit("")
     emit(heading(COLUMNS))
-    rows = failures = 0
+    statuses: list[str] = []
     for case in cases:
         for provider, outcome, ratio in outcomes(case, providers, where):
             row = record.Row(
+                version=record.VERSION,
                 **dataclasses.asdict(case),
                 **dataclasses.asdict(outcome),
                 **env,
                 provider=provider,
+                peer=peer_of(case),
                 ratio=ratio,
                 peer_algorithm=peer_algorithm(case, where),
                 commit=commit,
@@ -133,10 +143,11 @@ def run(cases: Sequence[Case], providers: Sequence[str], json_path: str | None, 
             if json_path is not None:
                 record.append(json_path, dataclasses.asdict(row))
             _show(row, case)
-            rows += 1
-            failures += row.status != "ok"
+            statuses.append(row.status)
     emit("")
+    failures, lacking = statuses.count("FAILED"), statuses.count("n/a")
     emit(
-        f"{rows} rows, {failures} FAILED. ratio: torch.nn's time over the provider's, above 1 is faster than torch.nn."
+        f"{len(statuses)} rows, {failures} FAILED, {lacking} n/a. "
+        "ratio: the peer's time over the provider's, above 1 is faster than the peer."
     )
     return 1 if failures else 0

@@ -13,34 +13,25 @@ from typing import Any
 
 import pytest
 import torch
+from benching import CPU, TINY, bench, make_brief
 from torch import Tensor, nn
 
-from fastrnn.bench import cases, cli, measure, providers, record, run
+from fastrnn.bench import cases, cli, measure, providers, record, run, timing
 from fastrnn.bench.cases import Case, Shape
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = ["--shape", "5,2,3,4", "--cell", "lstm", "--mode", "train"]
 KEYS = {
     "cell", "mode", "dtype", "T", "B", "I", "H", "layers", "bidirectional", "provider", "backend", "tier",
     "us_per_step", "p20", "p80", "ratio", "peak_mb", "first_call_s", "error", "device", "commit", "status", "gpu",
-    "driver", "torch", "triton", "cudnn", "python", "peer_algorithm", "time",
+    "driver", "torch", "triton", "cudnn", "python", "peer_algorithm", "time", "version", "lengths", "reset_rate",
+    "return_cells", "peer",
 }  # fmt: skip
 CUDA = torch.device("cuda")
 
 
 @pytest.fixture(autouse=True)
 def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU, whatever the machine, and with little repetition."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setitem(measure._BUDGET_S, "cpu", 0.01)
-    record.environment.cache_clear()
-
-
-def _bench(tmp_path: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
-    """Run a command line with --json; the exit code and the objects written."""
-    file = tmp_path / "rows.jsonl"
-    code = cli.main([*arguments, "--json", str(file)])
-    return code, [json.loads(line) for line in file.read_text().splitlines()]
+    make_brief(monkeypatch)
 
 
 def test_shapes() -> None:
@@ -63,6 +54,11 @@ def test_bad_shapes(text: str) -> None:
         (["run", "--provider", "jax"], "argument --provider: invalid choice: 'jax' (choose from fastrnn, torch.nn"),
         (["run", "--quick", "--cell", "lstm"], "--quick is a set of its own"),
         (["run", *TINY, "--json", "/no/such/folder/rows"], "argument --json: cannot write"),
+        (["run", "--lengths", "short"], "argument --lengths: invalid choice: 'short'"),
+        (["run", "--reset-rate", "1.5"], "argument --reset-rate: expected a number from 0 to 1, got '1.5'"),
+        (["run", "--reset-rate", "some"], "argument --reset-rate: expected a number from 0 to 1, got 'some'"),
+        (["run", "--return-cells", "--cell", "gru"], "a gru has no cells to return"),
+        (["run", "--quick", "--lengths", "zipf"], "--quick is a set of its own"),
         (["kernels", "--arch", "sm_75"], "argument --arch: invalid choice: 'sm_75'"),
         (["kernels", "--batch", "0"], "argument --batch: expected a whole number"),
         ([], "required"),
@@ -96,7 +92,7 @@ def test_rows_are_the_product() -> None:
 @pytest.mark.parametrize("cuda", [False, True])
 def test_quick_sets(cuda: bool) -> None:
     rows = cases.quick(cuda)
-    assert 8 <= len(rows) == len(set(rows)) <= 28
+    assert 8 <= len(rows) == len(set(rows)) <= 34
     assert {row.cell for row in rows} >= {"lstm", "gru", "rnn_tanh"}
     assert {row.mode for row in rows} == {"forward", "train"}
     assert any(row.bidirectional and row.layers == 2 for row in rows)
@@ -112,7 +108,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "--list", "--cell", "gru", "--shape", "9,8,7,6", "--shape", "1,2,3,4,5"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
     assert rows == [
-        ["gru", mode, "float32", *sizes, "no"]
+        ["gru", mode, "float32", *sizes, "no", "-"]
         for sizes in (["9", "8", "7", "6", "1"], ["1", "2", "3", "4", "5"])
         for mode in ("forward", "train")
     ]
@@ -120,7 +116,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_run_writes_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--cell", "lstm", "--cell", "rnn_relu", "--shape", "5,2,3,4,2", "--bidirectional", "--commit", "abc"]
-    code, rows = _bench(tmp_path, "run", *options)
+    code, rows = bench(tmp_path, "run", *options)
     assert code == 0
     assert len(rows) == 2 * 2 * 2
     for row in rows:
@@ -143,7 +139,7 @@ def test_run_writes_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert platform.node() not in text
     out = capsys.readouterr().out
     assert out.startswith("No CUDA GPU here: this compares fastrnn's CPU path")
-    assert "8 rows, 0 FAILED" in out
+    assert "8 rows, 0 FAILED, 0 n/a" in out
     assert [record.Row(**row) for row in rows] == record.read(tmp_path / "rows.jsonl")
 
 
@@ -154,8 +150,21 @@ def test_read_refuses_other_files(tmp_path: Path) -> None:
         record.read(file)
 
 
+def test_read_refuses_other_versions(tmp_path: Path) -> None:
+    _, rows = bench(tmp_path, "run", *TINY, "--provider", "fastrnn")
+    for name, version in (("first", 1), ("next", record.VERSION + 1)):
+        row = {**rows[0], "version": version}
+        if version == 1:
+            del row["version"]  # the first had none
+        record.append(tmp_path / name, row)
+        with pytest.raises(
+            ValueError, match=f"^{name}, line 1: version {version}, this reads version 2; measure again$"
+        ):
+            record.read(tmp_path / name)
+
+
 def test_no_ratio_without_torch(tmp_path: Path) -> None:
-    code, rows = _bench(tmp_path, "run", *TINY, "--provider", "fastrnn", "--provider", "reference")
+    code, rows = bench(tmp_path, "run", *TINY, "--provider", "fastrnn", "--provider", "reference")
     assert code == 0
     assert [(row["provider"], row["backend"], row["ratio"]) for row in rows] == [
         ("fastrnn", "aten", None),
@@ -200,9 +209,9 @@ def test_wrong_results_are_not_timed(
         layer.load_state_dict(state)
         return layer
 
-    monkeypatch.setitem(providers.PROVIDERS, "wrong", build)
+    monkeypatch.setitem(providers.PROVIDERS, "wrong", providers.Provider(build))
     options = ["--shape", "5,2,3,4", "--cell", "lstm", "--mode", mode]
-    code, (right, wrong) = _bench(tmp_path, "run", *options, "--provider", "wrong", "--provider", "torch.nn")
+    code, (right, wrong) = bench(tmp_path, "run", *options, "--provider", "wrong", "--provider", "torch.nn")
     assert code == 1
     assert (right["provider"], right["status"], wrong["status"]) == ("torch.nn", "ok", "FAILED")
     assert reason in wrong["reason"]
@@ -215,7 +224,7 @@ def test_wrong_results_are_not_timed(
 
 def test_a_wrong_gradient_is_found() -> None:
     """The output may be right and the gradients not."""
-    case, device = Case("gru", "train", "float32", 6, 2, 3, 4), torch.device("cpu")
+    case, device = Case("gru", "train", "float32", 6, 2, 3, 4), CPU
 
     def build(case: Case, state: providers.State, device: torch.device) -> nn.Module:
         layer = providers.build_torch(case, state, device)
@@ -232,15 +241,16 @@ def test_a_wrong_gradient_is_found() -> None:
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("cell", cases.CELLS)
 def test_bounds_admit_torch(cell: str, dtype: str) -> None:
-    case, device = Case(cell, "train", dtype, 40, 3, 8, 16), torch.device("cpu")
-    truth = measure.make_truth(case, device)
+    case = Case(cell, "train", dtype, 40, 3, 8, 16)
+    truth = measure.make_truth(case, CPU)
     assert truth.inputs.x.shape == (32, 3, 8)  # fewer steps, all else as it is timed
-    assert measure.check(case, providers.build_torch, truth, device).status == "ok"
+    peer = providers.PROVIDERS[providers.peer_of(case)]
+    assert measure.check(case, peer.build, truth, CPU).status == "ok"
 
 
 def test_percentiles_and_ratio() -> None:
-    assert measure.percentiles([float(n) for n in range(11)]) == (2.0, 5.0, 8.0)
-    assert measure.percentiles([3.0, 3.0]) == (3.0, 3.0, 3.0)
+    assert timing.percentiles([float(n) for n in range(11)]) == (2.0, 5.0, 8.0)
+    assert timing.percentiles([3.0, 3.0]) == (3.0, 3.0, 3.0)
     slow, fast, none = (measure.Outcome("ok", us_per_step=us) for us in (6.0, 1.5, None))
     assert run.ratio_of(slow, fast) == 4.0
     assert run.ratio_of(slow, slow) == 1.0
@@ -272,8 +282,8 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pyte
     def build(case: Case, state: providers.State, device: torch.device) -> nn.Module:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(providers.PROVIDERS, "slow", build)
-    code, rows = _bench(tmp_path, "run", *TINY, "--provider", "torch.nn", "--provider", "slow")
+    monkeypatch.setitem(providers.PROVIDERS, "slow", providers.Provider(build))
+    code, rows = bench(tmp_path, "run", *TINY, "--provider", "torch.nn", "--provider", "slow")
     assert code == 130
     assert [row["provider"] for row in rows] == ["torch.nn"]
     assert capsys.readouterr().err.count("\n") == 1
