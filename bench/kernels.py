@@ -30,7 +30,7 @@ _PROCESSES = 2
 
 COLUMNS = (
     Column("arch", 6, right=False),
-    Column("cell", 8, right=False),
+    Column("cell", 12, right=False),
     Column("pass", 8, right=False),
     Column("dtype", 8, right=False),
     Column("H", 5),
@@ -64,8 +64,15 @@ class Job:
     schedule: str = "persistent"
 
     def config(self) -> LaunchConfig | None:
+        counts = COUNTS[self.cell]
         shape = configs.ScanShape(
-            COUNTS[self.cell].gates, self.backward, ELEMENT_BYTES[self.dtype], self.B, self.H, self.directions
+            counts.gates,
+            self.backward,
+            ELEMENT_BYTES[self.dtype],
+            self.B,
+            self.H,
+            self.directions,
+            inner=counts.inner,
         )
         return configs.choose(shape, configs.DEVICES[self.arch], self.schedule)
 
@@ -86,7 +93,7 @@ def jobs(
 
 def quick() -> list[Job]:
     """The short report that follows a benchmark without a GPU."""
-    return jobs(["sm_90"], ["lstm", "gru", "rnn_tanh"], ["bfloat16"], HIDDEN, [16], 1, "persistent")
+    return jobs(["sm_90"], ["lstm", "gru", "gru_textbook", "rnn_tanh"], ["bfloat16"], HIDDEN, [16], 1, "persistent")
 
 
 def unavailable() -> str | None:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastrnn.ahead import warmup
     from fastrnn.cell_modules import GRUCell, LSTMCell, RNNCell
+    from fastrnn.checks import debug
     from fastrnn.conversion import convert, revert
     from fastrnn.dispatch import explain
     from fastrnn.modules import GRU, LSTM, RNN
 
 __version__ = "0.1.0"
-__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "convert", "explain", "revert", "warmup"]
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "convert", "debug", "explain", "revert", "warmup"]
 
 _HOMES = {
     "GRU": "fastrnn.modules",
@@ -29,6 +30,7 @@ _HOMES = {
     "LSTMCell": "fastrnn.cell_modules",
     "RNNCell": "fastrnn.cell_modules",
     "convert": "fastrnn.conversion",
+    "debug": "fastrnn.checks",
     "explain": "fastrnn.dispatch",
     "revert": "fastrnn.conversion",
     "warmup": "fastrnn.ahead",

@@ -92,7 +92,8 @@ def convert(model: nn.Module, backend: str = "auto") -> Conversion:
 def revert(model: nn.Module) -> list[str]:
     """Undo `convert`: turn every fastrnn layer and cell in `model`, itself included, into torch.nn's, in place.
 
-    Layers that were made as fastrnn's are turned as well; subclasses of fastrnn's are left alone.
+    Layers that were made as fastrnn's are turned as well. Left alone are subclasses of fastrnn's, and GRUs with
+    `reset_after=False`, which torch has not.
 
     Args:
         model: the model.
@@ -113,6 +114,7 @@ def revert(model: nn.Module) -> list[str]:
     for name, module in model.named_modules():
         if _change_class(module, _TORCHS):
             del module.backend
+            vars(module).pop("reset_after", None)
             reverted.append(name)
     return reverted
 
@@ -164,7 +166,7 @@ def _reason_to_skip(module: nn.Module) -> str | None:
 def _change_class(module: nn.Module, classes: Mapping[type[nn.Module], type[nn.Module]]) -> bool:
     """Give the module the class that `classes` has for its own; False if there is none."""
     kind = _kind(module)
-    if kind not in classes:
+    if kind not in classes or not getattr(module, "reset_after", True):
         return False
     cls = classes[kind]
     if parametrize.is_parametrized(module):

@@ -33,7 +33,9 @@ class Problem:
         layers: how many layers are stacked.
         projection: LSTM's `proj_size`, or 0.
         grad: whether backward will be needed.
-        lengths: whether rows differ in length (a PackedSequence).
+        packed: whether the input is a PackedSequence.
+        lengths, resets: whether the call passes them.
+        cells: whether it wants every step's cell state.
         transformed: whether a `torch.func` transform or forward-mode differentiation is under way.
     """
 
@@ -47,7 +49,10 @@ class Problem:
     layers: int = 1
     projection: int = 0
     grad: bool = False
+    packed: bool = False
     lengths: bool = False
+    resets: bool = False
+    cells: bool = False
     transformed: bool = False
 
     def describe(self) -> str:
@@ -59,8 +64,11 @@ class Problem:
             parts.append("bidirectional")
         if self.projection:
             parts.append(f"proj_size={self.projection}")
-        if self.lengths:
-            parts.append("packed")
+        for asked in ("packed", "lengths", "resets"):
+            if getattr(self, asked):
+                parts.append(asked)
+        if self.cells:
+            parts.append("all cell states")
         parts.append("training" if self.grad else "inference")
         if self.transformed:
             parts.append("inside a torch.func transform or forward-mode differentiation")
@@ -148,16 +156,16 @@ def explanation(problem: Problem, backend: str = "auto") -> str:
     return "\n".join(lines)
 
 
-def explain(layer: Any, input: Any, hx: Any = None) -> None:
-    """Print which backend and tier would run `layer(input, hx)`, and why each other backend would not.
+def explain(layer: Any, input: Any, hx: Any = None, **options: Any) -> None:
+    """Print which backend and tier would run `layer(input, hx, **options)`, and why each other backend would not.
 
     Args:
         layer: a fastrnn layer or cell.
-        input, hx: what it would be called with; nothing is computed.
+        input, hx, options: what it would be called with; nothing is computed.
 
     Raises:
         TypeError: `layer` is not one of fastrnn's.
     """
     if not hasattr(layer, "_problem"):
         raise TypeError(f"explain() takes a fastrnn layer or cell, got {type(layer).__module__}.{type(layer).__name__}")
-    print(explanation(layer._problem(input, hx), layer.backend))
+    print(explanation(layer._problem(input, hx, **options), layer.backend))

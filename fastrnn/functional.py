@@ -22,6 +22,7 @@ from fastrnn import ops
 from fastrnn.backends import aten, reference
 from fastrnn.cells import CELLS, Cell
 from fastrnn.dispatch import Problem, select
+from fastrnn.packing import by_torchs_packed_layer, padding_of
 
 
 class Weights(NamedTuple):
@@ -41,6 +42,18 @@ class Weights(NamedTuple):
     hr: Tensor | None
 
 
+class Masks(NamedTuple):
+    """Which time steps of which rows there are, and where sequences start.
+
+    Attributes:
+        lengths: `(B,)` int32, or None.
+        resets: `(T, B)` bool, or None.
+    """
+
+    lengths: Tensor | None = None
+    resets: Tensor | None = None
+
+
 def _group(flat_weights: Sequence[Tensor], has_bias: bool, projected: bool, directions: int) -> list[list[Weights]]:
     """torch.nn's flat list of weights as `[layer][direction]`."""
     width = 2 + 2 * has_bias + projected
@@ -50,30 +63,6 @@ def _group(flat_weights: Sequence[Tensor], has_bias: bool, projected: bool, dire
         biases = weights[2:4] if has_bias else (None, None)
         groups.append(Weights(weights[0], weights[1], biases[0], biases[1], weights[-1] if projected else None))
     return [groups[i : i + directions] for i in range(0, len(groups), directions)]
-
-
-class _Padding(NamedTuple):
-    """Where the rows of a PackedSequence's data go in a padded (T, B) tensor.
-
-    Attributes:
-        time, batch: the padded sizes.
-        positions: `(rows of data,)`, in the flattened (T, B).
-        lengths: `(B,)` int32.
-    """
-
-    time: int
-    batch: int
-    positions: Tensor
-    lengths: Tensor
-
-
-def _padding(batch_sizes: Tensor, device: torch.device) -> _Padding:
-    """From `PackedSequence.batch_sizes`, a CPU tensor: nothing waits for the device."""
-    time, batch = batch_sizes.numel(), int(batch_sizes[0])
-    present = torch.arange(batch).unsqueeze(0) < batch_sizes.unsqueeze(1)
-    index = present.flatten().nonzero().squeeze(1)
-    lengths = present.sum(0, dtype=torch.int32)
-    return _Padding(time, batch, index.to(device, non_blocking=True), lengths.to(device, non_blocking=True))
 
 
 def _check_tensors(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
@@ -93,11 +82,12 @@ def _check_tensors(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor
 
 
 def _scan(
-    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, lengths: Tensor | None, cell: Cell, backend: str
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, masks: Masks, cell: Cell, backend: str,
+    keep_cells: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     if backend == reference.NAME:
-        return reference.scan(x, weight, bias, state, lengths, cell)
-    return ops.scan(x, weight, bias, state, lengths, cell.name, backend)
+        return reference.scan(x, weight, bias, state, *masks, cell)
+    return ops.scan(x, weight, bias, state, *masks, cell.name, backend, keep_cells)
 
 
 def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
@@ -118,10 +108,12 @@ def _layer(
     input: Tensor,
     state: tuple[Tensor, ...],
     weights: list[Weights],
-    lengths: Tensor | None,
+    masks: Masks,
     backend: str,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One layer, both directions: `(T, B, I)` and states `(D, B, H or P)` to `(T, B, D * (H or P))` and new states."""
+    keep_cells: bool,
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """One layer, both directions: `(T, B, I)` and states `(D, B, H or P)` to `(T, B, D * (H or P))`, new states and
+    cells `(T, B, D, STATES - 1, H)`, those only with `keep_cells`."""
     T, B, _ = input.shape
     D, G = len(weights), cell.gates
     H = weights[0].ih.shape[0] // G
@@ -137,30 +129,36 @@ def _layer(
     projection = [w.hr for w in weights if w.hr is not None]
     if not projection:
         weight_hh = _stack([w.hh for w in weights], G, H, H)
-        output, final = _scan(x, weight_hh, bias_hh, torch.stack(state), lengths, cell, backend)
+        output, final, cells = _scan(x, weight_hh, bias_hh, torch.stack(state), masks, cell, backend, keep_cells)
         # Indexed, not unbound: users change states in place, which the views of unbind refuse.
-        return output.flatten(2), tuple(final[i] for i in range(cell.states))
+        return output.flatten(2), tuple(final[i] for i in range(cell.states)), cells
 
     weight_hh = _stack([w.hh @ w.hr for w in weights if w.hr is not None], G, H, H)
-    x = _add_first(x, [F.linear(h0, w.hh).reshape(B, G, H) for h0, w in zip(state[0], weights, strict=True)], lengths)
+    terms = [F.linear(h0, w.hh).reshape(B, G, H) for h0, w in zip(state[0], weights, strict=True)]
+    x = _add_first(x, torch.stack(terms), masks)
     memory = torch.stack((torch.zeros_like(state[1]), *state[1:]))
-    output, final = _scan(x, weight_hh, bias_hh, memory, lengths, cell, backend)
+    output, final, cells = _scan(x, weight_hh, bias_hh, memory, masks, cell, backend, keep_cells)
     h = torch.stack([F.linear(m, hr) for m, hr in zip(final[0], projection, strict=True)])
-    if lengths is not None:
-        h = torch.where((lengths > 0).view(1, B, 1), h, state[0])
+    if masks.lengths is not None:
+        h = torch.where((masks.lengths > 0).view(1, B, 1), h, state[0])
     output = torch.cat([F.linear(output[:, :, d], hr) for d, hr in enumerate(projection)], -1)
-    return output, (h, *(final[i].clone() for i in range(1, cell.states)))  # final[0] is kept for the gradient of hr
+    # final[0] is kept for the gradient of hr.
+    return output, (h, *(final[i].clone() for i in range(1, cell.states))), cells
 
 
-def _add_first(x: Tensor, terms: list[Tensor], lengths: Tensor | None) -> Tensor:
-    """Add each direction's `(B, GATES, H)` term to the time step at which its rows start."""
+def _add_first(x: Tensor, terms: Tensor, masks: Masks) -> Tensor:
+    """Add the `(D, B, GATES, H)` terms to the step at which each direction's rows start from their initial state."""
     T, B = x.shape[:2]
+    lengths, resets = masks
     starts = torch.zeros(len(terms), B, dtype=torch.long, device=x.device)
     if len(terms) == 2:
         starts[1] = T - 1 if lengths is None else (lengths.long() - 1).clamp(min=0)
+    if resets is not None:
+        # The forward direction's first step may itself be a reset; the reverse direction's cannot.
+        terms = torch.cat((terms[:1].masked_fill(resets[0].view(1, B, 1, 1), 0), terms[1:]))
     rows = torch.arange(B, device=x.device).expand_as(starts)
     directions = torch.arange(len(terms), device=x.device).unsqueeze(1).expand_as(starts)
-    return x.index_put((starts, rows, directions), torch.stack(terms), accumulate=True)
+    return x.index_put((starts, rows, directions), terms, accumulate=True)
 
 
 def _autocast_dtype(input: Tensor) -> torch.dtype | None:
@@ -178,6 +176,23 @@ def _transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
+class Extras(NamedTuple):
+    """What a call asks for beyond torch.nn's arguments.
+
+    Attributes:
+        lengths: `(B,)` int32 in [0, T], or None.
+        resets: `(T, B)` bool, or None.
+        cells: whether the last layer's states other than h are wanted for every step.
+    """
+
+    lengths: Tensor | None = None
+    resets: Tensor | None = None
+    cells: bool = False
+
+
+_NO_EXTRAS = Extras()
+
+
 def problem_of(
     cell: Cell,
     input: Tensor,
@@ -187,6 +202,7 @@ def problem_of(
     num_layers: int,
     bidirectional: bool,
     batch_sizes: Tensor | None,
+    extras: Extras = _NO_EXTRAS,
 ) -> Problem:
     """What `run` is asked with these arguments, as `fastrnn.dispatch` sees it, with T and B left open."""
     directions = 2 if bidirectional else 1
@@ -201,7 +217,10 @@ def problem_of(
         layers=num_layers,
         projection=_projection(flat_weights, has_bias, num_layers * directions),
         grad=torch.is_grad_enabled() and any(t.requires_grad for t in (input, *hx, *flat_weights)),
-        lengths=batch_sizes is not None,
+        packed=batch_sizes is not None,
+        lengths=extras.lengths is not None,
+        resets=extras.resets is not None,
+        cells=extras.cells,
         transformed=not torch.compiler.is_compiling() and _transformed(),
     )
 
@@ -214,16 +233,19 @@ def _projection(flat_weights: Sequence[Tensor], has_bias: bool, layers_and_direc
 @functools.lru_cache(maxsize=4096)
 def _selected(
     backend: str, cell: str, dtype: torch.dtype, device: torch.device, hidden: int, directions: int, layers: int,
-    projection: int, grad: bool, lengths: bool, transformed: bool,
-) -> str:  # fmt: skip
-    """`select(...).name`, remembered, by plain values: this is on the path of every call, where microseconds count."""
+    projection: int, grad: bool, packed: bool, lengths: bool, resets: bool, cells: bool, transformed: bool,
+) -> tuple[str, bool]:  # fmt: skip
+    """`select(...).name`, and whether torch's own layer does it all; remembered, by plain values: this is on the path
+    of every call, where microseconds count."""
     problem = Problem(
-        CELLS[cell], dtype, device, 0, 0, hidden, directions, layers, projection, grad, lengths, transformed
-    )
-    return select(problem, backend).name
+        CELLS[cell], dtype, device, 0, 0, hidden, directions, layers, projection, grad, packed, lengths, resets, cells,
+        transformed,
+    )  # fmt: skip
+    name = select(problem, backend).name
+    return name, name == aten.NAME and aten.lacks(problem) is None
 
 
-def _selected_at_tracing(*values: Any) -> str:
+def _selected_at_tracing(*values: Any) -> tuple[str, bool]:
     """While torch.compile traces, the choice is made once and becomes part of the graph."""
     return _selected(*values)
 
@@ -232,16 +254,19 @@ def _selected_at_tracing(*values: Any) -> str:
 _selected_at_tracing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _backend_name(
+def _backend(
     backend: str, cell: Cell, input: Tensor, dtype: torch.dtype | None, hidden: int, directions: int = 1,
-    layers: int = 1, projection: int = 0, lengths: bool = False,
-) -> str:  # fmt: skip
-    """The name of the backend that runs this, whatever T and B are; `dtype` is autocast's."""
+    layers: int = 1, projection: int = 0, packed: bool = False, lengths: bool = False, resets: bool = False,
+    cells: bool = False,
+) -> tuple[str, bool]:  # fmt: skip
+    """The name of the backend that runs this, whatever T and B are, and whether torch's own layer does it all; `dtype`
+    is autocast's."""
     grad, dtype, device = torch.is_grad_enabled(), dtype or input.dtype, input.device
     shape = (hidden, directions, layers, projection)
+    asked = (packed, lengths, resets, cells)
     if torch.compiler.is_compiling():
-        return _selected_at_tracing(backend, cell.name, dtype, device, *shape, grad, lengths, False)
-    return _selected(backend, cell.name, dtype, device, *shape, grad, lengths, _transformed())
+        return _selected_at_tracing(backend, cell.name, dtype, device, *shape, grad, *asked, False)
+    return _selected(backend, cell.name, dtype, device, *shape, grad, *asked, _transformed())
 
 
 def run(
@@ -255,8 +280,9 @@ def run(
     training: bool,
     bidirectional: bool,
     batch_sizes: Tensor | None = None,
+    extras: Extras = _NO_EXTRAS,
     backend: str = "auto",
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
     """A stack of recurrent layers.
 
     Args:
@@ -266,10 +292,12 @@ def run(
         flat_weights: torch.nn's, in its order.
         has_bias, num_layers, dropout, training, bidirectional: as torch.nn's layers take them.
         batch_sizes: a PackedSequence's, on the CPU, or None.
+        extras: what torch.nn has no argument for; without `lengths` and `resets` where there are `batch_sizes`.
         backend: `"auto"` or a backend's name.
 
     Returns:
-        The output `(T, B, D * (H or P))`, or packed `(rows, D * (H or P))`, and the final states, like `hx`.
+        The output `(T, B, D * (H or P))`, or packed `(rows, D * (H or P))`; the final states, like `hx`; and the last
+        layer's cells `(T, B, D * H)`, or packed, or None where `extras` does not ask for them.
 
     Raises:
         RuntimeError: an empty sequence, tensors that differ in device or dtype, or a backend that cannot run this.
@@ -278,48 +306,71 @@ def run(
     projection = _projection(flat_weights, has_bias, num_layers * D)
     hidden = flat_weights[0].shape[0] // cell.gates
     dtype = _autocast_dtype(input)
-    packed = batch_sizes is not None
-    chosen = _backend_name(backend, cell, input, dtype, hidden, D, num_layers, projection, packed)
+    lengths, resets, keep_cells = extras
+    chosen, torchs = _backend(
+        backend, cell, input, dtype, hidden, D, num_layers, projection, batch_sizes is not None, lengths is not None,
+        resets is not None, keep_cells,
+    )  # fmt: skip
     if dtype is not None:
         # Here, not below Python: there cuDNN's layers run in float16 whatever autocast's dtype, and the CPU's in part.
         hx, flat_weights = tuple(h.to(dtype) for h in hx), [w.to(dtype) for w in flat_weights]
         with torch.autocast(input.device.type, enabled=False):
             return run(
                 cell, input.to(dtype), hx, flat_weights, has_bias, num_layers, dropout, training, bidirectional,
-                batch_sizes, chosen,
+                batch_sizes, extras, chosen,
             )  # fmt: skip
-    traced = chosen == aten.NAME and torch.compiler.is_compiling()
-    if chosen == aten.NAME and not traced:
-        return aten.layers(
-            cell, input, batch_sizes, hx, flat_weights, has_bias, num_layers, dropout, training, bidirectional
-        )
+    traced = False
+    if torch.compiler.is_compiling():
+        # A PackedSequence's sizes are data, which only torch's layer, as one node, keeps out of the graph.
+        packed = chosen == aten.NAME and batch_sizes is not None and cell.mode in aten.MODES and not keep_cells
+        traced = packed or (torchs and lengths is None)
+    options = (flat_weights, has_bias, num_layers, dropout, training, bidirectional)
+    if torchs and not traced:
+        if lengths is not None:
+            return *by_torchs_packed_layer(cell, input, hx, options, lengths), None
+        return *aten.layers(cell, input, batch_sizes, hx, *options), None
     if batch_sizes is None and input.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     _check_tensors(input, hx, flat_weights)
 
-    padding, lengths = None, None
+    padding = order = None
     if batch_sizes is not None and not traced:
-        padding = _padding(batch_sizes, input.device)
+        padding = padding_of(batch_sizes, input.device)
         lengths = padding.lengths
         padded = input.new_zeros(padding.time * padding.batch, input.shape[1])
         input = padded.index_copy(0, padding.positions, input).view(padding.time, padding.batch, -1)
+    elif lengths is not None and chosen == aten.NAME and input.device.type == "cpu":
+        # Longest first, as in a PackedSequence: rows that have ended then cost nothing.
+        lengths, order = lengths.sort(descending=True)
+        input, hx = input.index_select(1, order), tuple(h.index_select(1, order) for h in hx)
+        resets = None if resets is None else resets.index_select(1, order)
+    if lengths is not None and batch_sizes is None:
+        # What lies past a row's length may be anything: a NaN there must not reach the gradient of the weights.
+        inside = torch.arange(input.shape[0], device=input.device).unsqueeze(1) < lengths
+        input = torch.where(inside.unsqueeze(-1), input, 0)
+    masks, cells = Masks(lengths, resets), None
     finals: list[tuple[Tensor, ...]] = []
     for i, weights in enumerate(_group(flat_weights, has_bias, projection > 0, D)):
         state = tuple(h[i * D : (i + 1) * D] for h in hx)
+        last = i + 1 == num_layers
         if traced:
             input, final = ops.aten_layer(
                 cell, input, batch_sizes, state, [t for w in weights for t in w if t is not None]
             )
         else:
-            input, final = _layer(cell, input, state, weights, lengths, chosen)
+            input, final, cells = _layer(cell, input, state, weights, masks, chosen, keep_cells and last)
         finals.append(final)
-        if dropout and training and i + 1 < num_layers:
+        if dropout and training and not last:
             input = F.dropout(input, dropout, training)
+    states = finals[0] if num_layers == 1 else tuple(torch.cat(same) for same in zip(*finals, strict=True))
+    sequences: tuple[Tensor, ...] = (input,) if cells is None or not keep_cells else (input, cells.flatten(2))
     if padding is not None:
-        input = input.flatten(0, 1).index_select(0, padding.positions)
-    if num_layers == 1:
-        return input, finals[0]
-    return input, tuple(torch.cat(states) for states in zip(*finals, strict=True))
+        sequences = tuple(s.flatten(0, 1).index_select(0, padding.positions) for s in sequences)
+    if order is not None:
+        back = order.argsort()
+        sequences = tuple(s.index_select(1, back) for s in sequences)
+        states = tuple(s.index_select(1, back) for s in states)
+    return sequences[0], states, sequences[1] if keep_cells else None
 
 
 def _check_step(input: Tensor, hx: tuple[Tensor, ...], weights: Weights) -> None:
@@ -347,17 +398,17 @@ def one_step(
 ) -> tuple[Tensor, ...]:
     """One time step of one layer: `(B, I)` and states `(B, H)` to new states `(B, H)`."""
     dtype = _autocast_dtype(input)
-    chosen = _backend_name(backend, cell, input, dtype, weights.hh.shape[1])
+    chosen, torchs = _backend(backend, cell, input, dtype, weights.hh.shape[1])
     if dtype is not None:
         hx = tuple(h.to(dtype) for h in hx)
         weights = Weights(*(None if w is None else w.to(dtype) for w in weights))  # type: ignore[arg-type]  # ih and hh are there
         with torch.autocast(input.device.type, enabled=False):
             return one_step(cell, input.to(dtype), hx, weights, chosen)
-    if chosen == aten.NAME:
+    if torchs:
         return aten.one_step(cell, input, hx, weights)
     _check_step(input, hx, weights)
     flat = [w for w in weights if w is not None]
     states = tuple(h.unsqueeze(0) for h in hx)
     has_bias = weights.bias_ih is not None
-    _, final = run(cell, input.unsqueeze(0), states, flat, has_bias, 1, 0.0, False, False, backend=chosen)
+    _, final, _ = run(cell, input.unsqueeze(0), states, flat, has_bias, 1, 0.0, False, False, backend=chosen)
     return tuple(h.squeeze(0) for h in final)

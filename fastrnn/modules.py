@@ -14,14 +14,18 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import functional
-from fastrnn.cells import BY_MODE
+from fastrnn.cells import BY_MODE, CELLS, Cell
+from fastrnn.checks import checked_lengths, checked_resets
 from fastrnn.dispatch import Problem, check_name
+from fastrnn.functional import Extras
+
+_OURS = ("backend", "reset_after")
 
 
 def torch_twin(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
     """A `kind` of torch.nn with the parameters, hooks and options of `module`."""
     twin = kind.__new__(kind)
-    twin.__dict__.update({name: value for name, value in vars(module).items() if name != "backend"})
+    twin.__dict__.update({name: value for name, value in vars(module).items() if name not in _OURS})
     return twin
 
 
@@ -82,6 +86,9 @@ class _Layers(nn.RNNBase):
             raise RuntimeError(f"For unbatched 2-D input, hx should also be 2-D but got {hx.dim()}-D tensor")
         return hx.unsqueeze(1)
 
+    def _cell(self) -> Cell:
+        return BY_MODE[self.mode]
+
     def _prepare(self, input: Tensor | PackedSequence, hx: Any) -> tuple[Tensor, Any, Tensor | None]:
         """Check the arguments and bring them into the form `functional.run` takes: `(input, hx, batch_sizes)`."""
         if isinstance(input, PackedSequence):
@@ -100,24 +107,65 @@ class _Layers(nn.RNNBase):
         self.check_forward_args(input, hx, None)
         return input.transpose(0, 1) if self.batch_first else input, hx, None
 
-    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
-        """Run the layers over a sequence; arguments and results as in the torch.nn layer of the same name."""
-        output, final = self._run(*self._prepare(input, hx))
+    def _extras(
+        self, input: Tensor | PackedSequence, lengths: Tensor | None, resets: Tensor | None, cells: bool
+    ) -> Extras:
+        """Check what torch.nn has no argument for; `input` was checked before."""
+        if lengths is None and resets is None:
+            return Extras(cells=cells)
         if isinstance(input, PackedSequence):
-            _, batch_sizes, sorted_indices, unsorted_indices = input
-            packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
-            return packed, self.permute_hidden(final, unsorted_indices)
-        is_batched = input.dim() == 3
-        if self.batch_first:
-            output = output.transpose(0, 1)
-        if not is_batched:
-            output = output.squeeze(0 if self.batch_first else 1)
-            final = tuple(h.squeeze(1) for h in final) if isinstance(final, tuple) else final.squeeze(1)
+            name = "resets" if lengths is None else "lengths"
+            raise ValueError(f"a PackedSequence takes no {name}: pass the padded input with lengths= instead")
+        batched = input.dim() == 3
+        time = input.shape[1 if batched and self.batch_first else 0]
+        batch = input.shape[0 if self.batch_first else 1] if batched else None
+        if lengths is not None:
+            lengths = checked_lengths(lengths, time, batch, input.device)
+        if resets is not None:
+            resets = checked_resets(resets, time, batch, self.batch_first, input.device)
+        return Extras(lengths, resets, cells)
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, Any]:
+        """Run the layers over a sequence; arguments and results as in the class's documentation."""
+        output, final, _ = self._forward(input, hx, lengths, resets, False)
         return output, final
 
-    def _run(self, input: Tensor, hx: Any, batch_sizes: Tensor | None) -> tuple[Tensor, Any]:
-        output, final = functional.run(
-            BY_MODE[self.mode],
+    def _forward(
+        self, input: Tensor | PackedSequence, hx: Any, lengths: Tensor | None, resets: Tensor | None, keep_cells: bool
+    ) -> tuple[Any, Any, Any]:
+        output, final, cells = self._run(*self._prepare(input, hx), self._extras(input, lengths, resets, keep_cells))
+        if isinstance(input, PackedSequence):
+            _, batch_sizes, sorted_indices, unsorted_indices = input
+            packed = [
+                None if data is None else PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
+                for data in (output, cells)
+            ]
+            return packed[0], self.permute_hidden(final, unsorted_indices), packed[1]
+        output = self._as_given(input, output)
+        if cells is not None:
+            cells = self._as_given(input, cells)
+        if input.dim() != 3:
+            final = tuple(h.squeeze(1) for h in final) if isinstance(final, tuple) else final.squeeze(1)
+        return output, final, cells
+
+    def _as_given(self, input: Tensor, output: Tensor) -> Tensor:
+        """`output` `(T, B, ...)` laid out like `input`."""
+        if self.batch_first:
+            output = output.transpose(0, 1)
+        return output if input.dim() == 3 else output.squeeze(0 if self.batch_first else 1)
+
+    def _run(
+        self, input: Tensor, hx: Any, batch_sizes: Tensor | None, extras: Extras
+    ) -> tuple[Tensor, Any, Tensor | None]:
+        output, final, cells = functional.run(
+            self._cell(),
             input,
             self._states(hx),
             self._weights(),
@@ -127,16 +175,25 @@ class _Layers(nn.RNNBase):
             self.training,
             self.bidirectional,
             batch_sizes,
+            extras,
             self.backend,
         )
-        return output, final if len(final) > 1 else final[0]
+        return output, final if len(final) > 1 else final[0], cells
 
-    def _problem(self, input: Tensor | PackedSequence, hx: Any = None) -> Problem:
+    def _problem(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        return_cells: bool = False,
+    ) -> Problem:
         """What `forward` asks of a backend; for `fastrnn.explain`."""
         data, hx, batch_sizes = self._prepare(input, hx)
         problem = functional.problem_of(
-            BY_MODE[self.mode], data, self._states(hx), self._weights(), self.bias, self.num_layers,
-            self.bidirectional, batch_sizes,
+            self._cell(), data, self._states(hx), self._weights(), self.bias, self.num_layers, self.bidirectional,
+            batch_sizes, self._extras(input, lengths, resets, return_cells),
         )  # fmt: skip
         time = data.shape[0] if batch_sizes is None else batch_sizes.numel()
         return dataclasses.replace(problem, time=time, batch=self._states(hx)[0].shape[1])
@@ -158,11 +215,23 @@ class LSTM(_Layers):
         input: `(L, N, input_size)`, `(N, L, input_size)` with `batch_first`, `(L, input_size)` unbatched, or a
             `PackedSequence`. float16, bfloat16, float32 or float64, the parameters' dtype.
         hx: `(h_0, c_0)`, `(D * num_layers, N, H_out)` and `(D * num_layers, N, hidden_size)`, zeros by default.
-        returns: output `(L, N, D * H_out)`, laid out like the input, and `(h_n, c_n)`, shaped like `hx`.
+        lengths, keyword: `(N,)` integers in any order, zeros allowed, on any device: how many steps of each row there
+            are. Past them output and gradients are zero; the final state is that of the row's last step (of its first,
+            for the reverse direction), the initial state for a row of length 0. Values on a GPU are not looked at,
+            which would wait for it, but clamped to [0, L]; under `fastrnn.debug()` they are checked.
+        resets, keyword: bool, the input's batch and time axes: where true, the row starts that step from zero state,
+            `hx` included, and no gradient crosses. The reverse direction is cut at the same boundary, between the step
+            before and this one. This is what others call `is_init` or `episode_starts`; where `dones` marks an
+            episode's last step, `resets` is one step later.
+        return_cells, keyword: also return every c_t of the last layer.
+        returns: output `(L, N, D * H_out)`, laid out like the input, and `(h_n, c_n)`, shaped like `hx`; with
+            `return_cells` a third, `(L, N, D * hidden_size)`, laid out like the output and zero where that is.
 
     Raises:
         ValueError, RuntimeError: what `torch.nn.LSTM` raises, in its words; ValueError for an unknown backend,
             RuntimeError with the reason for one that cannot run this layer.
+        TypeError, ValueError: `lengths` or `resets` of another dtype or shape, or with a `PackedSequence`; `lengths`
+            outside [0, L], where they are on the CPU.
     """
 
     def __init__(
@@ -189,6 +258,19 @@ class LSTM(_Layers):
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
     check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]  # hx is a pair, as torch notes
     permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]  # likewise
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        return_cells: bool = False,
+    ) -> tuple[Any, ...]:
+        """Run the layers over a sequence; arguments and results as in the class's documentation."""
+        results = self._forward(input, hx, lengths, resets, return_cells)
+        return results if return_cells else results[:2]
 
     def _states(self, hx: Any) -> tuple[Tensor, ...]:
         return hx[0], hx[1]
@@ -223,14 +305,22 @@ class GRU(_Layers):
         n = tanh(W_in x_t + b_in + r (W_hn h_{t-1} + b_hn))
         h_t = (1 - z) n + z h_{t-1}
 
+    With `reset_after=False` the reset gate applies before the matmul, as in Cho et al. 2014 (arXiv:1406.1078) and in
+    Keras's `GRU(reset_after=False)`; parameters keep their names and shapes:
+
+        n = tanh(W_in x_t + b_in + W_hn (r h_{t-1}) + b_hn)
+
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as in
             `torch.nn.GRU`.
+        reset_after: whether the reset gate applies after the recurrent matmul, as in torch.
         backend: as in `fastrnn.LSTM`.
 
-    Shapes and errors: as in `fastrnn.LSTM`, with `hx` and the final state one tensor
+    Shapes, `lengths`, `resets` and errors: as in `fastrnn.LSTM`, with `hx` and the final state one tensor
     `(D * num_layers, N, hidden_size)`.
     """
+
+    reset_after: bool = True  # also of layers that `fastrnn.convert` made
 
     def __init__(
         self,
@@ -244,14 +334,28 @@ class GRU(_Layers):
         device: Any = None,
         dtype: Any = None,
         *,
+        reset_after: bool = True,
         backend: str = "auto",
         **others: Any,
     ) -> None:
         _refuse(others, "GRU")
+        self.reset_after = reset_after
         super().__init__(
             "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype,
             backend=backend,
         )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        return text if self.reset_after else f"{text}, reset_after=False"
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        if not self.reset_after:
+            raise RuntimeError("torch.jit.script has no GRU with reset_after=False; use torch.compile or torch.export")
+        return super().__prepare_scriptable__()
+
+    def _cell(self) -> Cell:
+        return CELLS["gru" if self.reset_after else "gru_textbook"]
 
 
 class RNN(_Layers):

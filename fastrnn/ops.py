@@ -16,18 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrnn.backends import aten, fused, reference
+from fastrnn.backends import aten, aten_scan, fused, reference
 from fastrnn.cells import CELLS, Cell
 
 _LIBRARY = torch.library.Library("fastrnn", "DEF")
 _LIBRARY.define(
-    "scan(Tensor x, Tensor weight, Tensor? bias, Tensor state, Tensor? lengths, str cell, str backend, bool save)"
-    " -> (Tensor output, Tensor final, Tensor cells, Tensor saved)",
+    "scan(Tensor x, Tensor weight, Tensor? bias, Tensor state, Tensor? lengths, Tensor? resets, str cell, str backend,"
+    " bool save, bool keep_cells) -> (Tensor output, Tensor final, Tensor cells, Tensor saved)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _LIBRARY.define(
-    "scan_backward(Tensor? dout, Tensor? dfinal, Tensor weight, Tensor state, Tensor? lengths, Tensor output,"
-    " Tensor cells, Tensor saved, str cell, str backend) -> (Tensor dx, Tensor dr, Tensor dstate)",
+    "scan_backward(Tensor? dout, Tensor? dfinal, Tensor? dcells, Tensor weight, Tensor state, Tensor? lengths,"
+    " Tensor? resets, Tensor output, Tensor cells, Tensor saved, str cell, str backend)"
+    " -> (Tensor dx, Tensor dr, Tensor dstate)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -38,28 +39,33 @@ def _scan(
     bias: Tensor | None,
     state: Tensor,
     lengths: Tensor | None,
+    resets: Tensor | None,
     cell: str,
     backend: str,
     save: bool,
+    keep_cells: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return fused.scan(x, weight, bias, state, lengths, CELLS[cell], backend, save)
+    if backend == aten.NAME:
+        return aten_scan.scan(x, weight, bias, state, lengths, resets, CELLS[cell], save, keep_cells)
+    return fused.scan(x, weight, bias, state, lengths, resets, CELLS[cell], backend, save, keep_cells)
 
 
 def _scan_backward(
     dout: Tensor | None,
     dfinal: Tensor | None,
+    dcells: Tensor | None,
     weight: Tensor,
     state: Tensor,
     lengths: Tensor | None,
+    resets: Tensor | None,
     output: Tensor,
     cells: Tensor,
     saved: Tensor,
     cell: str,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dx, dr, dstate = fused.scan_backward(
-        dout, dfinal, weight, state, lengths, output, cells, saved, CELLS[cell], backend
-    )
+    given = (dout, dfinal, dcells, weight, state, lengths, resets, output, cells, saved, CELLS[cell])
+    dx, dr, dstate = aten_scan.scan_backward(*given) if backend == aten.NAME else fused.scan_backward(*given, backend)
     # An operator's outputs may not be one tensor: where dr is dx, it comes back empty.
     return dx, dr if CELLS[cell].splits_bias else dr.new_empty(0), dstate
 
@@ -74,16 +80,18 @@ def _scan_fake(
     bias: Tensor | None,
     state: Tensor,
     lengths: Tensor | None,
+    resets: Tensor | None,
     cell: str,
     backend: str,
     save: bool,
+    keep_cells: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     T, B, D, _, H = x.shape
     counts = CELLS[cell]
     return (
         x.new_empty((T, B, D, H)),
         torch.empty_like(state, memory_format=torch.contiguous_format),
-        x.new_empty((T, B, D, counts.states - 1, H) if save else (0,)),
+        x.new_empty((T, B, D, counts.states - 1, H) if save or keep_cells else (0,)),
         x.new_empty((T, B, D, counts.saved, H) if save else (0,)),
     )
 
@@ -91,9 +99,11 @@ def _scan_fake(
 def _scan_backward_fake(
     dout: Tensor | None,
     dfinal: Tensor | None,
+    dcells: Tensor | None,
     weight: Tensor,
     state: Tensor,
     lengths: Tensor | None,
+    resets: Tensor | None,
     output: Tensor,
     cells: Tensor,
     saved: Tensor,
@@ -111,14 +121,34 @@ torch.library.register_fake("fastrnn::scan", _scan_fake)
 torch.library.register_fake("fastrnn::scan_backward", _scan_backward_fake)
 
 
-def _weight_gradient(dr: Tensor, output: Tensor, h0: Tensor, lengths: Tensor | None) -> Tensor:
-    """Sum over t and rows of dr_t h_{t-1}^T, per direction: one matrix product over all steps, one for the first.
+def _previous(output: Tensor, h0: Tensor, lengths: Tensor | None, resets: Tensor | None, d: int) -> Tensor:
+    """h_{t-1} of every step of direction d, `(T, B, H)`: what the recurrent matrix multiplied.
+
+    Args:
+        output: `(T, B, D, H)`; h0: `(D, B, H)`; lengths: `(B,)` or None; resets: `(T, B)` or None.
+    """
+    h, first = output[:, :, d], h0[d].unsqueeze(0)
+    before = torch.cat((first, h[:-1])) if d == 0 else torch.cat((h[1:], first))
+    if d == 1 and lengths is not None:
+        starts = torch.arange(1, len(h) + 1, device=h.device).unsqueeze(1) == lengths
+        before = torch.where(starts.unsqueeze(-1), first, before)
+    cut = reference.cuts(resets, lengths, d)
+    return before if cut is None else before.masked_fill(cut.unsqueeze(-1), 0)
+
+
+def _weight_gradient(
+    dr: Tensor, output: Tensor, h0: Tensor, saved: Tensor, lengths: Tensor | None, resets: Tensor | None, cell: Cell
+) -> Tensor:
+    """Sum over t and rows of dr_t h_{t-1}^T, per direction.
 
     Args:
         dr: `(T, B, D, GATES, H)`, zero past each row's length.
         output: `(T, B, D, H)`, zero past each row's length.
         h0: `(D, B, H)`.
+        saved: `(T, B, D, SAVED, H)`.
         lengths: `(B,)` or None.
+        resets: `(T, B)` or None.
+        cell: the cell.
 
     Returns:
         `(D, GATES, H, H)`.
@@ -126,30 +156,33 @@ def _weight_gradient(dr: Tensor, output: Tensor, h0: Tensor, lengths: Tensor | N
     T, B, D, gates, H = dr.shape
     grads = []
     for d in range(D):
-        g = dr[:, :, d].reshape(T, B, gates * H)
-        h = output[:, :, d]
-        if d == 0:
-            later, before, first = g[1:], h[:-1], g[0]
-        elif lengths is None:
-            later, before, first = g[:-1], h[1:], g[-1]
+        g = dr[:, :, d].reshape(T * B, gates * H)
+        if cell.inner or resets is not None or (d == 1 and lengths is not None):
+            previous = _previous(output, h0, lengths, resets, d)
+            outer = (gates - cell.inner) * H
+            total = g[:, :outer].t() @ previous.reshape(T * B, H)
+            if cell.inner:
+                operand = saved[:, :, d, 0] * previous
+                if lengths is not None:
+                    # Nothing was saved past a row's length: dr is zero there, and so must be what it meets.
+                    active = torch.arange(T, device=dr.device).unsqueeze(1) < lengths
+                    operand = torch.where(active.unsqueeze(-1), operand, 0)
+                total = torch.cat((total, g[:, outer:].t() @ operand.reshape(T * B, H)))
         else:
-            # A reversed row starts at its own last step; a row of length 0 has none, and its dr is zero everywhere.
-            later, before = g[:-1], h[1:]
-            start = (lengths.long() - 1).clamp(min=0)
-            first = g.gather(0, start.view(1, B, 1).expand(1, B, gates * H))[0]
-        total = torch.mm(first.t(), h0[d])
-        rows = (T - 1) * B
-        total = torch.addmm(total, later.reshape(rows, gates * H).t(), before.reshape(rows, H))
+            # Without a shifted copy of the output: one product over all steps but the first, one for that.
+            h, rows = output[:, :, d], (T - 1) * B
+            later, before, start = (g[B:], h[:-1], g[:B]) if d == 0 else (g[:rows], h[1:], g[rows:])
+            total = torch.addmm(torch.mm(start.t(), h0[d]), later.t(), before.reshape(rows, H))
         grads.append(total.view(gates, H, H))
     return torch.stack(grads)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, weight, bias, state, lengths, ctx.cell, ctx.backend, ctx.save = inputs
+    _, weight, bias, state, lengths, resets, ctx.cell, ctx.backend, ctx.save, _ = inputs
     ctx.has_bias = bias is not None
     ctx.set_materialize_grads(False)
     out, _, cells, saved = output
-    ctx.save_for_backward(weight, state, lengths, out, cells, saved)
+    ctx.save_for_backward(weight, state, lengths, resets, out, cells, saved)
 
 
 def _backward(
@@ -157,18 +190,21 @@ def _backward(
 ) -> tuple[Tensor | None, ...]:
     if not ctx.save:
         raise RuntimeError("fastrnn::scan was called with save=False and cannot be differentiated; pass save=True")
-    weight, state, lengths, output, cells, saved = ctx.saved_tensors
-    kept = (weight, state, lengths, output, cells, saved)
-    if dcells is None and dsaved is None:
-        dx, dr, dstate = torch.ops.fastrnn.scan_backward(dout, dfinal, *kept, ctx.cell, ctx.backend)
+    cell = CELLS[ctx.cell]
+    weight, state, lengths, resets, output, cells, saved = ctx.saved_tensors
+    kept = (weight, state, lengths, resets, output, cells, saved)
+    if dsaved is None:
+        dx, dr, dstate = torch.ops.fastrnn.scan_backward(dout, dfinal, dcells, *kept, ctx.cell, ctx.backend)
     else:
         # Only a second derivative reaches what was saved.
-        dx, dr, dstate = reference.scan_backward(dout, dfinal, dcells, dsaved, *kept, CELLS[ctx.cell])
-    if not CELLS[ctx.cell].splits_bias:
+        dx, dr, dstate = reference.scan_backward(dout, dfinal, dcells, dsaved, *kept, cell)
+    if not cell.splits_bias:
         dr = dx
-    dweight = _weight_gradient(dr, output, state[0], lengths) if ctx.needs_input_grad[1] else None
+    dweight = None
+    if ctx.needs_input_grad[1]:
+        dweight = _weight_gradient(dr, output, state[0], saved, lengths, resets, cell)
     dbias = dr.sum((0, 1)) if ctx.has_bias and ctx.needs_input_grad[2] else None
-    return dx, dweight, dbias, dstate, None, None, None, None
+    return dx, dweight, dbias, dstate, *(None,) * 6
 
 
 torch.library.register_autograd("fastrnn::scan", _backward, setup_context=_setup_context)
@@ -190,10 +226,11 @@ def _double_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None,
     tensors = list(given)
     for i in needed:
         tensors[i] = given[i].view_as(given[i]) if again else given[i].detach().requires_grad_()
-    dout, dfinal, *kept = tensors
+    dout, dfinal, dcells, weight, state, lengths, resets, output, cells, saved = tensors
     with torch.enable_grad():
-        weight, state, lengths, output, cells, saved = kept
-        results = reference.scan_backward(dout, dfinal, None, None, weight, state, lengths, output, cells, saved, cell)
+        results = reference.scan_backward(
+            dout, dfinal, dcells, None, weight, state, lengths, resets, output, cells, saved, cell
+        )
     pairs = [(r, u) for r, u in zip(results, upstream, strict=True) if u is not None and u.numel()]
     gradients: list[Tensor | None] = [None] * (len(given) + 2)
     found = torch.autograd.grad(
@@ -224,16 +261,29 @@ torch.library.register_vmap("fastrnn::scan_backward", _scan_backward_vmap)
 
 
 def scan(
-    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, lengths: Tensor | None, cell: str, backend: str
-) -> tuple[Tensor, Tensor]:
-    """One layer's scan through the kernels; saves for backward only what will be differentiated.
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    cell: str,
+    backend: str,
+    keep_cells: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One layer's scan; saves for backward only what will be differentiated.
 
-    Arguments and results are those of `fastrnn.backends.reference.scan`, with the cell and the backend by name.
+    Arguments and results are those of `fastrnn.backends.reference.scan`, with the cell and the backend by name, and the
+    cells empty without `keep_cells`.
     """
     tensors = (x, weight, bias, state)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    output, final, _, _ = torch.ops.fastrnn.scan(x, weight, bias, state, lengths, cell, backend, save)
-    return output, final
+    # In inference the operator's own bookkeeping, a third of a short call's time, would be for nobody: no tracer, no
+    # mode that watches operators (fake tensors, say), no gradient.
+    watched = save or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    call = torch.ops.fastrnn.scan if watched else _scan
+    output, final, cells, _ = call(x, weight, bias, state, lengths, resets, cell, backend, save, keep_cells)
+    return output, final, cells
 
 
 _LIBRARY.define(

@@ -3,6 +3,12 @@
 Forward:  `fwd(x, r, state) -> state, saved`
 Backward: `bwd(dstate, saved, state_prev, state) -> dx, dr, dstate_prev`
 
+A cell whose last gate multiplies something else than h (`Counts.inner`) says what, in two more functions:
+
+Forward:  `inner_fwd(x, r, state) -> operand`, from the r of the outer gates; `fwd` then has the r of all of them
+Backward: `inner_bwd(dstate, saved, state_prev, state) -> dr of that gate`; `bwd` then has one more argument, `through`,
+          the gradient of the operand. What the two of a pass both compute, the compiler computes once.
+
 `x` is the input part of the gates, `W_ih x_t` and whichever biases were folded into it; `r` is the recurrent part,
 `W_hh h_{t-1}` plus the recurrent bias where that was not folded. They stay apart because the GRU's candidate needs
 `r_n` alone. `state[0]` is h. `dx` and `dr` are the gradients of `x` and `r`; `dstate_prev` is only what reaches the
@@ -67,6 +73,39 @@ def gru_bwd(dstate, saved, state_prev, state):
 
 
 @triton.jit
+def gru_textbook_inner_fwd(x, r, state):
+    # What W_hn multiplies: r h_{t-1}
+    return sigmoid(x[0] + r[0]) * state[0]
+
+
+@triton.jit
+def gru_textbook_fwd(x, r, state):
+    # n_t = tanh(x_n + W_hn (r h_{t-1}) + b);  h_t = (1 - z) n + z h_{t-1}
+    reset = sigmoid(x[0] + r[0])
+    z = sigmoid(x[1] + r[1])
+    n = tanh(x[2] + r[2])
+    h = n + z * (state[0] - n)
+    return (h,), (reset, z, n)
+
+
+@triton.jit
+def gru_textbook_inner_bwd(dstate, saved, state_prev, state):
+    _, z, n = saved
+    return dstate[0] * (1.0 - z) * (1.0 - n * n)
+
+
+@triton.jit
+def gru_textbook_bwd(dstate, saved, state_prev, state, through):
+    reset, z, n = saved
+    dh = dstate[0]
+    dn = gru_textbook_inner_bwd(dstate, saved, state_prev, state)
+    dz = dh * (state_prev[0] - n) * z * (1.0 - z)
+    dreset = through * state_prev[0] * reset * (1.0 - reset)
+    d = (dreset, dz, dn)
+    return d, d, (dh * z + through * reset,)
+
+
+@triton.jit
 def rnn_tanh_fwd(x, r, state):
     return (tanh(x[0] + r[0]),), ()
 
@@ -91,15 +130,18 @@ def rnn_relu_bwd(dstate, saved, state_prev, state):
 
 
 class Steps(NamedTuple):
-    """The two jit functions of a cell; its counts are in `fastrnn.cells`."""
+    """The jit functions of a cell; its counts are in `fastrnn.kernels.counts`."""
 
     fwd: KernelInterface
     bwd: KernelInterface
+    inner_fwd: KernelInterface | None = None
+    inner_bwd: KernelInterface | None = None
 
 
 STEPS: dict[str, Steps] = {
     "lstm": Steps(lstm_fwd, lstm_bwd),
     "gru": Steps(gru_fwd, gru_bwd),
+    "gru_textbook": Steps(gru_textbook_fwd, gru_textbook_bwd, gru_textbook_inner_fwd, gru_textbook_inner_bwd),
     "rnn_tanh": Steps(rnn_tanh_fwd, rnn_tanh_bwd),
     "rnn_relu": Steps(rnn_relu_fwd, rnn_relu_bwd),
 }

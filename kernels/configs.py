@@ -100,6 +100,7 @@ class ScanShape:
         element_bytes: of the exchanged tensors and the weights.
         batch, hidden, directions: sizes.
         ieee: whether products are to be exact float32 ones, which the matrix units do not do.
+        inner: how many of the gates are contracted apart from the others, after one more exchange (counts.py).
     """
 
     gates: int
@@ -109,6 +110,7 @@ class ScanShape:
     hidden: int
     directions: int
     ieee: bool = False
+    inner: int = 0
 
     @property
     def left(self) -> int:
@@ -170,7 +172,9 @@ def step_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float:
     programs = units * min(tiles, config.batch_tiles) * shape.directions
     padded_k = config.num_k * config.block_k
     weights = shape.gates * config.block_h * padded_k * shape.element_bytes
-    left = shape.left * config.block_b * padded_k * shape.element_bytes
+    # Backward, an inner gate's operand is one of the gradients; forward, it is read besides h.
+    reads = shape.left if shape.backward else shape.left + shape.inner
+    left = reads * config.block_b * padded_k * shape.element_bytes
     macs = shape.gates * config.block_h * config.block_b * padded_k * (shape.element_bytes / 2)
     cost = 0.3 + macs / device.sm_mac_rate
     if config.tier == "solo":
@@ -179,7 +183,7 @@ def step_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float:
         cost += max(programs * left / device.l2_rate, left / device.sm_l2_rate)
         if config.schedule == "persistent":
             rounds = _ceil_div(config.num_k, config.group) if config.tier == "grid" else config.num_k
-            cost += device.hop_us * (1 + 0.5 * (rounds - 1))
+            cost += device.hop_us * (1 + shape.inner) * (1 + 0.5 * (rounds - 1))
         if config.tier == "grid":
             cost += weights / device.sm_shared_rate
         else:
@@ -188,7 +192,8 @@ def step_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float:
                 programs * weights / (device.l2_rate if fits else device.memory_rate), weights / device.sm_l2_rate
             )
     if config.schedule == "stepwise":
-        cost = device.launch_us + cost * _ceil_div(programs, device.sms)
+        launches = 1 if config.tier == "solo" else 1 + shape.inner
+        cost = device.launch_us * launches + cost * _ceil_div(programs, device.sms)
     return cost * _ceil_div(tiles, config.batch_tiles)
 
 
@@ -211,7 +216,8 @@ def _fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
         if config.block_h > 16 and smallest and shape.element_bytes == 2:
             return True
         return (config.block_h <= 16 or shape.out == 1) and register_estimate(shape, config) <= _REGISTER_BUDGET
-    # 64 rows: Hopper's warpgroup instructions, forward, in 16 bits, and not unrolled too far.
+    # 64 rows: Hopper's warpgroup instructions, forward, in 16 bits, and not unrolled too far: 1024 wide, the two
+    # contractions of a step with an inner gate spill two registers.
     return (
         device.capability[0] == 9
         and shape.element_bytes == 2
@@ -219,7 +225,7 @@ def _fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
         and config.block_h <= 16
         and config.block_k == 256
         and config.group == 1
-        and (config.tier == "streamed" or config.num_k * config.block_k <= 1024)
+        and (config.tier == "streamed" or config.num_k * config.block_k <= (768 if shape.inner else 1024))
     )
 
 

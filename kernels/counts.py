@@ -16,6 +16,8 @@ class Counts:
         saved: tensors per step that the backward kernel reads, beyond the states.
         splits_bias: whether the recurrent bias must stay on the recurrent side, because the input and recurrent parts
             of a gate do not simply add. Their gradients differ too, then.
+        inner: how many of the last gates (0 or 1) multiply not h but a function of h and of the other gates, which
+            takes a second matmul, and a second exchange, in every step.
     """
 
     name: str
@@ -23,14 +25,16 @@ class Counts:
     states: int
     saved: int
     splits_bias: bool
+    inner: int
 
 
 COUNTS: dict[str, Counts] = {
     counts.name: counts
     for counts in (
-        Counts("lstm", gates=4, states=2, saved=4, splits_bias=False),
-        Counts("gru", gates=3, states=1, saved=4, splits_bias=True),
-        Counts("rnn_tanh", gates=1, states=1, saved=0, splits_bias=False),
-        Counts("rnn_relu", gates=1, states=1, saved=0, splits_bias=False),
+        Counts("lstm", gates=4, states=2, saved=4, splits_bias=False, inner=0),
+        Counts("gru", gates=3, states=1, saved=4, splits_bias=True, inner=0),
+        Counts("gru_textbook", gates=3, states=1, saved=3, splits_bias=False, inner=1),
+        Counts("rnn_tanh", gates=1, states=1, saved=0, splits_bias=False, inner=0),
+        Counts("rnn_relu", gates=1, states=1, saved=0, splits_bias=False, inner=0),
     )
 }

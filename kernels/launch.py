@@ -11,10 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrnn.kernels.cells import STEPS
 from fastrnn.kernels.configs import LaunchConfig
 from fastrnn.kernels.counts import Counts
-from fastrnn.kernels.scan import launch_options, scan_bwd_kernel, scan_constants, scan_fwd_kernel
+from fastrnn.kernels.scan import (
+    launch_options,
+    phases,
+    scan_bwd_kernel,
+    scan_constants,
+    scan_fwd_kernel,
+    steps,
+)
 from fastrnn.kernels.sync import COUNTER_STRIDE
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -36,6 +42,12 @@ def exchange_buffer(config: LaunchConfig, *shape: int, like: Tensor) -> Tensor:
     return buffer
 
 
+def inner_operand(counts: Counts, config: LaunchConfig, like: Tensor) -> Tensor | None:
+    """What the inner gate multiplies, `(T, B, D, H)`, for input parts like `like`; None where nobody else reads it."""
+    T, B, D, _, H = like.shape
+    return exchange_buffer(config, T, B, D, H, like=like) if counts.inner and config.tier != "solo" else None
+
+
 def counters(config: LaunchConfig, batch: int, directions: int, like: Tensor) -> Tensor:
     """The barrier's counters, `(waves, ...)`, one per batch tile and direction; any tensor where there is none."""
     if config.exchange != "barrier":
@@ -53,9 +65,10 @@ def _launch(
     counter: Tensor,
     shape: tuple[int, int, int, int],
     backward: bool,
+    phases: tuple[str, ...],
     consts: dict[str, Any],
 ) -> None:
-    """Launch `kernel` over all steps and all batch rows, in processing order.
+    """Launch `kernel` over all steps and all batch rows, in processing order, each step in `phases`.
 
     Under the persistent schedule each wave of batch tiles is one launch; a launch whose programs wait for each other is
     cooperative, so a grid that does not fit is refused by the driver rather than left hanging.
@@ -67,14 +80,21 @@ def _launch(
         spans = [(0, T)]
     else:
         spans = [(step, step + 1) for step in (reversed(range(T)) if backward else range(T))]
-    options = launch_options(config)
+    options = consts | launch_options(config)
     device = pointers[0].device
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         for step0, step1 in spans:
             for wave, tile0 in enumerate(range(0, tiles, config.batch_tiles)):
                 grid = (units, min(config.batch_tiles, tiles - tile0), D)
                 arrivals = counter[wave] if config.exchange == "barrier" else counter
-                kernel[grid](*pointers, arrivals, T, B, step0, step1, tile0 * config.block_b, **consts, **options)
+                first = tile0 * config.block_b
+                for phase in phases:
+                    kernel[grid](*pointers, arrivals, T, B, step0, step1, first, PHASE=phase, **options)
+
+
+def _flags(resets: Tensor | None, unused: Tensor) -> Tensor:
+    """`resets` as integers: Triton's pointers to booleans are to single bits."""
+    return unused if resets is None else resets.view(torch.int8)
 
 
 def launch_fwd(
@@ -83,9 +103,11 @@ def launch_fwd(
     bias: Tensor | None,
     state: Tensor,
     lengths: Tensor | None,
+    resets: Tensor | None,
     carry_in: Tensor,
     carry_out: Tensor,
     output: Tensor,
+    inner: Tensor | None,
     cells: Tensor | None,
     saved: Tensor | None,
     counter: Tensor,
@@ -93,27 +115,36 @@ def launch_fwd(
     config: LaunchConfig,
     precision: str,
 ) -> None:
-    """Launch the forward scan on given tensors; shapes as in `scan_fwd_kernel`. Without `saved` nothing is saved."""
+    """Launch the forward scan on given tensors; shapes as in `scan_fwd_kernel`. What is None is not stored."""
     T, B, D, _, H = x.shape
+    order = phases(counts, config)
+    outer = x
+    if len(order) > 1:
+        outer = x.new_empty((counts.gates - counts.inner, D, B, H), dtype=_accumulator(x.dtype))
     # A pointer that the kernel's flags leave unused still has to be one: x stands in.
     pointers = (
-        x, weight, x if bias is None else bias, state, x if lengths is None else lengths, carry_in, carry_out, output,
-        x if cells is None else cells, x if saved is None else saved,
+        x, weight, x if bias is None else bias, state, x if lengths is None else lengths, _flags(resets, x), carry_in,
+        carry_out, output, x if inner is None else inner, outer, x if cells is None else cells,
+        x if saved is None else saved,
     )  # fmt: skip
-    consts = scan_constants(counts, config, H, D, precision, _name(x.dtype)) | {
-        "FWD": STEPS[counts.name].fwd,
+    consts = scan_constants(counts, config, H, D, precision, _name(x.dtype)) | steps(counts, False)
+    consts |= {
         "HAS_BIAS": bias is not None,
         "HAS_LENGTHS": lengths is not None,
-        "STORE": saved is not None,
+        "HAS_RESETS": resets is not None,
+        "STORE_CELLS": cells is not None,
+        "STORE_SAVED": saved is not None,
     }
-    _launch(scan_fwd_kernel, config, pointers, counter, (T, B, D, H), False, consts)
+    _launch(scan_fwd_kernel, config, pointers, counter, (T, B, D, H), False, order, consts)
 
 
 def launch_bwd(
     dout: Tensor | None,
+    dcells: Tensor | None,
     weight: Tensor,
     state: Tensor,
     lengths: Tensor | None,
+    resets: Tensor | None,
     output: Tensor,
     cells: Tensor,
     saved: Tensor,
@@ -129,16 +160,20 @@ def launch_bwd(
     """Launch the backward scan on given tensors; shapes as in `scan_bwd_kernel`."""
     T, B, D, H = output.shape
     pointers = (
-        output if dout is None else dout, weight, state, output if lengths is None else lengths, output, cells, saved,
-        carry_in, carry_out, dx, dr,
+        output if dout is None else dout, output if dcells is None else dcells, weight, state,
+        output if lengths is None else lengths, _flags(resets, output), output, cells, saved, carry_in, carry_out, dx,
+        dr,
     )  # fmt: skip
-    consts = scan_constants(counts, config, H, D, precision, _name(output.dtype)) | {
-        "BWD": STEPS[counts.name].bwd,
+    consts = scan_constants(counts, config, H, D, precision, _name(output.dtype)) | steps(counts, True)
+    consts |= {
         "HAS_DOUT": dout is not None,
+        # A cell whose only state is h has no others for a gradient to come to.
+        "HAS_DCELLS": dcells is not None and counts.states > 1,
         "HAS_LENGTHS": lengths is not None,
+        "HAS_RESETS": resets is not None,
         "STORE_DX": counts.splits_bias,
     }
-    _launch(scan_bwd_kernel, config, pointers, counter, (T, B, D, H), True, consts)
+    _launch(scan_bwd_kernel, config, pointers, counter, (T, B, D, H), True, phases(counts, config), consts)
 
 
 def scan_fwd(
@@ -147,10 +182,12 @@ def scan_fwd(
     bias: Tensor | None,
     state: Tensor,
     lengths: Tensor | None,
+    resets: Tensor | None,
     counts: Counts,
     config: LaunchConfig,
     precision: str,
     save: bool,
+    cells: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run the forward scan.
 
@@ -159,30 +196,33 @@ def scan_fwd(
         weight: `(D, GATES, H, H)`.
         bias: `(D, GATES, H)` or None.
         state: `(STATES, D, B, H)`.
-        lengths: `(B,)` int32 or None.
+        lengths: `(B,)` int32 or None: a row at or past its length keeps its state.
+        resets: `(T, B)` bool or None: a row starts from zero state where it is cut, see `rows.load_cut`.
         counts, config, precision: the cell, how to launch it, and the `input_precision` of float32 products.
         save: whether to keep what backward needs.
+        cells: whether to keep the cells without that.
 
     Returns:
-        output `(T, B, D, H)`; the final state, like `state`; cells `(T, B, D, STATES - 1, H)`; saved
-        `(T, B, D, SAVED, H)`. Without `save`, cells and saved are empty.
+        output `(T, B, D, H)`; the final state, like `state`; cells, the states other than h after every step,
+        `(T, B, D, STATES - 1, H)`; saved `(T, B, D, SAVED, H)`. Without `save` saved is empty, and so is cells without
+        either. All are zero where a row is at or past its length, but for the final state.
     """
     T, B, D, _, H = x.shape
     output = exchange_buffer(config, T, B, D, H, like=x)
-    cells = x.new_empty((T, B, D, counts.states - 1, H)) if save else None
+    kept = x.new_empty((T, B, D, counts.states - 1, H)) if save or cells else None
     saved = x.new_empty((T, B, D, counts.saved, H)) if save else None
     persistent = config.schedule == "persistent"
     carry_in = state if persistent else state.to(_accumulator(x.dtype), copy=True)
     carry_out = torch.empty_like(state) if persistent else carry_in
     launch_fwd(
-        x, weight, bias, state, lengths, carry_in, carry_out, output, cells, saved, counters(config, B, D, x), counts,
-        config, precision,
+        x, weight, bias, state, lengths, resets, carry_in, carry_out, output, inner_operand(counts, config, x), kept,
+        saved, counters(config, B, D, x), counts, config, precision,
     )  # fmt: skip
     nothing = x.new_empty(0)
     return (
         output,
         carry_out.to(state.dtype),
-        nothing if cells is None else cells,
+        nothing if kept is None else kept,
         torch.empty_like(nothing) if saved is None else saved,
     )
 
@@ -190,9 +230,11 @@ def scan_fwd(
 def scan_bwd(
     dout: Tensor | None,
     dfinal: Tensor,
+    dcells: Tensor | None,
     weight: Tensor,
     state: Tensor,
     lengths: Tensor | None,
+    resets: Tensor | None,
     output: Tensor,
     cells: Tensor,
     saved: Tensor,
@@ -205,14 +247,16 @@ def scan_bwd(
     Args:
         dout: gradient of the output, `(T, B, D, H)`, or None for zero.
         dfinal: gradient of the final state, `(STATES, D, B, H)`.
-        weight, state, lengths: as given to `scan_fwd`.
+        dcells: gradient of the cells, `(T, B, D, STATES - 1, H)`, or None for zero.
+        weight, state, lengths, resets: as given to `scan_fwd`.
         output, cells, saved: as `scan_fwd` returned them.
         counts, config, precision: as for `scan_fwd`.
 
     Returns:
         dx and dr, the gradients of the gates' input and recurrent parts, `(T, B, D, GATES, H)`, one and the same
-        tensor where `counts.splits_bias` is false; and the part of the initial state's gradient, in the accumulation
-        dtype, that did not go through the first step's matmul.
+        tensor where `counts.splits_bias` is false, zero at or past a row's length; and the part of the initial state's
+        gradient, in the accumulation dtype, that did not go through the matmul of each row's first step: `first_step`
+        has the rest.
     """
     T, B, D, H = output.shape
     dr = exchange_buffer(config, T, B, D, counts.gates, H, like=output)
@@ -221,7 +265,26 @@ def scan_bwd(
     carry_in = dfinal.to(_accumulator(output.dtype), copy=not persistent)
     carry_out = torch.empty_like(carry_in) if persistent else carry_in
     launch_bwd(
-        dout, weight, state, lengths, output, cells, saved, carry_in, carry_out, dx, dr,
+        dout, dcells, weight, state, lengths, resets, output, cells, saved, carry_in, carry_out, dx, dr,
         counters(config, B, D, output), counts, config, precision,
     )  # fmt: skip
     return dx, dr, carry_out
+
+
+def first_step(dr: Tensor, weight: Tensor, lengths: Tensor | None, resets: Tensor | None, counts: Counts) -> Tensor:
+    """What reaches h0 through the matmul of each row's first step, `(D, B, H)`: `scan_bwd` leaves it out.
+
+    In the kernel it would take one more exchange; here it is one matrix product. Arguments as there.
+    """
+    B, outer = dr.shape[1], counts.gates - counts.inner
+    rows = []
+    for d in range(dr.shape[2]):
+        if d == 1 and lengths is not None:
+            # A row of length 0 has no first step, and no dr anywhere.
+            first = dr[(lengths.long() - 1).clamp(min=0), torch.arange(B, device=dr.device), d]
+        else:
+            first = dr[-d, :, d]  # direction 0 starts at t = 0, direction 1 at T - 1
+        if d == 0 and resets is not None:
+            first = first.masked_fill(resets[0].view(B, 1, 1), 0)
+        rows.append(first[:, :outer].flatten(1))
+    return torch.stack(rows) @ weight[:, :outer].flatten(1, 2)

@@ -16,10 +16,16 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastrnn.kernels.cells import STEPS
 from fastrnn.kernels.configs import LaunchConfig
 from fastrnn.kernels.counts import Counts
-from fastrnn.kernels.scan import launch_options, scan_bwd_kernel, scan_constants, scan_fwd_kernel
+from fastrnn.kernels.scan import (
+    launch_options,
+    phases,
+    scan_bwd_kernel,
+    scan_constants,
+    scan_fwd_kernel,
+    steps,
+)
 
 _POINTER_TYPES = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}
 _INT_ARGUMENTS = ("T", "B", "step0", "step1", "batch0")
@@ -27,7 +33,7 @@ _INT_ARGUMENTS = ("T", "B", "step0", "step1", "batch0")
 
 @dataclass(frozen=True)
 class Report:
-    """What one compiled kernel uses.
+    """What one compiled kernel uses; of a step in two phases (`scan.phases`), the two kernels' larger or summed figure.
 
     Attributes:
         registers: per thread.
@@ -55,15 +61,18 @@ def _source(
     directions: int,
     config: LaunchConfig,
     precision: str,
+    phase: str,
     lengths: bool,
+    resets: bool,
+    dcells: bool,
 ) -> ASTSource:
     kernel = scan_bwd_kernel if backward else scan_fwd_kernel
     consts: dict[str, Any] = scan_constants(counts, config, hidden, directions, precision, dtype)
-    consts["HAS_LENGTHS"] = lengths
+    consts |= steps(counts, backward) | {"PHASE": phase, "HAS_LENGTHS": lengths, "HAS_RESETS": resets}
     if backward:
-        consts |= {"BWD": STEPS[counts.name].bwd, "HAS_DOUT": True, "STORE_DX": counts.splits_bias}
+        consts |= {"HAS_DOUT": True, "HAS_DCELLS": dcells and counts.states > 1, "STORE_DX": counts.splits_bias}
     else:
-        consts |= {"FWD": STEPS[counts.name].fwd, "HAS_BIAS": counts.splits_bias, "STORE": True}
+        consts |= {"HAS_BIAS": counts.splits_bias, "STORE_CELLS": True, "STORE_SAVED": True}
     signature: dict[str, str] = {}
     attrs: dict[tuple[int], list[list[Any]]] = {}
     for i, name in enumerate(kernel.arg_names):
@@ -72,9 +81,14 @@ def _source(
         elif name in _INT_ARGUMENTS:
             signature[name] = "i32"
         else:
-            wide = backward and name in ("carry_in_ptr", "carry_out_ptr")
-            integer = name in ("lengths_ptr", "counter_ptr")
-            signature[name] = "*i32" if integer else "*fp32" if wide else _POINTER_TYPES[dtype]
+            if name in ("lengths_ptr", "counter_ptr"):
+                signature[name] = "*i32"
+            elif name == "resets_ptr":
+                signature[name] = "*i8"
+            elif name == "outer_ptr" or (backward and name in ("carry_in_ptr", "carry_out_ptr")):
+                signature[name] = "*fp32"
+            else:
+                signature[name] = _POINTER_TYPES[dtype]
             attrs[(i,)] = [["tt.divisibility", 16]]
     constexprs = {(kernel.arg_names.index(name),): value for name, value in consts.items()}
     return ASTSource(kernel, signature, constexprs, attrs)
@@ -117,8 +131,10 @@ def compile_scan(
     capability: tuple[int, int],
     precision: str = "tf32",
     lengths: bool = False,
+    resets: bool = False,
+    dcells: bool = False,
 ) -> Report:
-    """Compile one scan kernel for `capability` and report on it.
+    """Compile one scan's kernel, or kernels, for `capability` and report on it.
 
     Args:
         counts, backward: which kernel.
@@ -127,8 +143,25 @@ def compile_scan(
         capability: the GPU's compute capability.
         precision: of float32 products: `"tf32"`, or `"ieee"`.
         lengths: whether rows differ in length.
+        resets: whether rows start anew.
+        dcells: whether the cells have a gradient, backward.
     """
-    source = _source(counts, backward, dtype, hidden, directions, config, precision, lengths)
+    reports = []
+    for phase in phases(counts, config):
+        source = _source(counts, backward, dtype, hidden, directions, config, precision, phase, lengths, resets, dcells)
+        reports.append(_compile(source, config, capability, counts.gates))
+    return Report(
+        registers=max(r.registers for r in reports),
+        spills=sum(r.spills for r in reports),
+        shared=max(r.shared for r in reports),
+        mma=sum(r.mma for r in reports),
+        wgmma=sum(r.wgmma for r in reports),
+        resident=all(r.resident for r in reports),
+        barriers=sum(r.barriers for r in reports),
+    )
+
+
+def _compile(source: ASTSource, config: LaunchConfig, capability: tuple[int, int], gates: int) -> Report:
     target = GPUTarget("cuda", capability[0] * 10 + capability[1], 32)
     compiled = triton.compile(source, target=target, options=launch_options(config))
     usage, sass = _disassemble(compiled.asm["cubin"])
@@ -141,6 +174,6 @@ def compile_scan(
         shared=compiled.metadata.shared,
         mma=len(re.findall(r"\bHMMA\b", sass)),
         wgmma=len(re.findall(r"\bHGMMA\b|\bUTCHMMA\b", sass)),
-        resident=config.tier != "streamed" and _weights_stay(compiled.asm["ttgir"], config, counts.gates),
+        resident=config.tier != "streamed" and _weights_stay(compiled.asm["ttgir"], config, gates),
         barriers=len(re.findall(r"\bBAR\.SYNC", sass)),
     )

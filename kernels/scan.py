@@ -14,12 +14,17 @@ for the whole sequence (persistent) and one launch per step (stepwise).
 
 * SOLO: the program owns all H units, and what the next step's matmul needs stays in registers. Else it reads what the
   other programs of its batch tile wrote, by `sync.load_exchanged`.
-* RESIDENT: the program's slice of R is loaded before the time loop, from where the compiler keeps it in shared memory.
-  Else it is read again, chunk by chunk, each step.
-* SPLIT > 1: the contraction is split over the warps, as a batched dot `[SPLIT, M, K / SPLIT] @ [SPLIT, K / SPLIT, N]`
-  summed over SPLIT. With the few rows and columns of one program a plain dot would make every warp repeat all of it.
-* K is walked in NUM_K chunks of BLOCK_K; where RESIDENT, the left operands of GROUP chunks are fetched together.
-* HAS_LENGTHS: a row at or past its length keeps its state, outputs zero and gets no gradient.
+* RESIDENT, SPLIT, NUM_K, GROUP: how the matmul is done, see `matmul.py`.
+* HAS_LENGTHS: a row at or past its length keeps its state, outputs zero and gets no gradient. A tile whose rows have
+  all ended takes no part in a step, which then costs it a store of zeros.
+* HAS_RESETS: a row that is cut at t starts step t from zero state, and passes no gradient back across.
+* INNER: the last gate multiplies not h but INNER_FWD(x, r, state), which takes the outer gates' r:
+
+      r_inner = R_inner INNER_FWD(x, r, state);    through = R_inner^T INNER_BWD(dstate, saved, ...)
+
+  Within each step the programs hand over the operand, or its gradient, and contract again. Where they do not wait for
+  each other (stepwise), a step takes two launches: PHASE is "outer", up to what is handed over, then "inner". Else it
+  is "whole".
 
 Memory layout: time first, then batch, direction, gate or state, unit. Addresses are 64-bit: T * B * D * GATES * H
 passes 2^31 in real use.
@@ -33,183 +38,22 @@ import triton
 import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
 
+from fastrnn.kernels.cells import STEPS
 from fastrnn.kernels.configs import LaunchConfig
 from fastrnn.kernels.counts import Counts
-from fastrnn.kernels.sync import COUNTER_STRIDE, arrive, load_exchanged, wait
-from fastrnn.kernels.tiles import load_tiles, select, store_exchanged, store_tiles, zeros
-
-
-@triton.jit
-def k_offsets(chunk, BLOCK_K: tl.constexpr, SPLIT: tl.constexpr):
-    """Positions of one chunk along K: [BLOCK_K], or [SPLIT, BLOCK_K / SPLIT], one run per warp."""
-    if SPLIT == 1:
-        return chunk * BLOCK_K + tl.arange(0, BLOCK_K)
-    else:
-        part: tl.constexpr = BLOCK_K // SPLIT
-        return chunk * BLOCK_K + tl.arange(0, SPLIT)[:, None] * part + tl.arange(0, part)[None, :]
-
-
-@triton.jit
-def along_m(v, SPLIT: tl.constexpr):
-    """A vector over M, shaped to broadcast against the left operand [(SPLIT,) M, K]."""
-    if SPLIT == 1:
-        return v[:, None]
-    else:
-        return v[None, :, None]
-
-
-@triton.jit
-def load_weights(ptr, offs_k, offs_n, stride_k, stride_n, H: tl.constexpr, GATES: tl.constexpr, SPLIT: tl.constexpr):
-    """One chunk's right operands, one [(SPLIT,) K, N] per gate; zero past H."""
-    if SPLIT == 1:
-        k = offs_k[:, None]
-        n = offs_n[None, :]
-    else:
-        k = offs_k[:, :, None]
-        n = offs_n[None, None, :]
-    tiles = ()
-    for g in tl.static_range(GATES):
-        tiles = tiles + (tl.load(ptr + g * H * H + k * stride_k + n * stride_n, mask=(k < H) & (n < H), other=0.0),)
-    return tiles
-
-
-@triton.jit
-def load_left(
-    rows, stride, chunk, mask_m, written, H: tl.constexpr, LEFT: tl.constexpr, EXCHANGE: tl.constexpr,
-    BLOCK_K: tl.constexpr, GROUP: tl.constexpr, SPLIT: tl.constexpr,
-):  # fmt: skip
-    """The left operands [(SPLIT,) M, K] of GROUP chunks from `chunk` on, LEFT to a chunk, `stride` elements apart, once
-    the other programs have written them."""
-    ptrs = ()
-    masks = ()
-    for c in tl.static_range(GROUP):
-        offs_k = k_offsets(chunk + c, BLOCK_K, SPLIT)
-        if SPLIT == 1:
-            k = offs_k[None, :]
-        else:
-            k = offs_k[:, None, :]
-        for i in tl.static_range(LEFT):
-            ptrs = ptrs + (along_m(rows, SPLIT) + i * stride + k,)
-            masks = masks + (along_m(mask_m, SPLIT) & (k < H),)
-    return load_exchanged(ptrs, masks, along_m(written, SPLIT), GROUP * LEFT, EXCHANGE)
-
-
-@triton.jit
-def multiply(
-    left,
-    weights,
-    acc,
-    GATES: tl.constexpr,
-    LEFT: tl.constexpr,
-    OUT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    OPERAND: tl.constexpr,
-):
-    """`acc[g] += left[g] @ weights[g]` for every gate; a single `left` or `acc` serves all of them."""
-    for g in tl.static_range(GATES):
-        total = acc[g % OUT]
-        a = left[g % LEFT].to(OPERAND)
-        b = weights[g].to(OPERAND)
-        total = tl.dot(a, b, total, input_precision=PRECISION, out_dtype=total.dtype)
-        acc = acc[: g % OUT] + (total,) + acc[g % OUT + 1 :]
-    return acc
-
-
-@triton.jit
-def contract(
-    rows,  # [M] pointers to the left operand's rows
-    stride,  # elements between the left operands of two gates
-    mask_m,
-    written,  # [M]: rows that were complete before this launch
-    weights,  # the resident right operands, chunk-major, or ()
-    weight_ptr,
-    offs_n,
-    stride_k,
-    stride_n,
-    H: tl.constexpr,
-    GATES: tl.constexpr,
-    LEFT: tl.constexpr,
-    OUT: tl.constexpr,
-    RESIDENT: tl.constexpr,
-    EXCHANGE: tl.constexpr,
-    M: tl.constexpr,
-    N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    NUM_K: tl.constexpr,
-    GROUP: tl.constexpr,
-    SPLIT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    OPERAND: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """The recurrent matmul of one step over all of K: OUT tiles [M, N]."""
-    if SPLIT == 1:
-        acc = zeros([M, N], OUT, ACC)
-    else:
-        acc = zeros([SPLIT, M, N], OUT, ACC)
-    if RESIDENT:
-        for group in tl.static_range(0, NUM_K, GROUP):
-            left = load_left(rows, stride, group, mask_m, written, H, LEFT, EXCHANGE, BLOCK_K, GROUP, SPLIT)
-            for c in tl.static_range(GROUP):
-                right = weights[(group + c) * GATES : (group + c + 1) * GATES]
-                acc = multiply(left[c * LEFT : (c + 1) * LEFT], right, acc, GATES, LEFT, OUT, PRECISION, OPERAND)
-    else:
-        for chunk in range(NUM_K):
-            offs_k = k_offsets(chunk, BLOCK_K, SPLIT)
-            right = load_weights(weight_ptr, offs_k, offs_n, stride_k, stride_n, H, GATES, SPLIT)
-            left = load_left(rows, stride, chunk, mask_m, written, H, LEFT, EXCHANGE, BLOCK_K, 1, SPLIT)
-            acc = multiply(left, right, acc, GATES, LEFT, OUT, PRECISION, OPERAND)
-    if SPLIT == 1:
-        return acc
-    else:
-        out = ()
-        for i in tl.static_range(OUT):
-            out = out + (tl.sum(acc[i], axis=0),)
-        return out
-
-
-@triton.jit
-def load_resident(
-    ptr,
-    offs_n,
-    stride_k,
-    stride_n,
-    H: tl.constexpr,
-    GATES: tl.constexpr,
-    RESIDENT: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    NUM_K: tl.constexpr,
-    SPLIT: tl.constexpr,
-):
-    """The right operands of all chunks, to be held over the whole time loop; () where they are streamed."""
-    tiles = ()
-    if RESIDENT:
-        for chunk in tl.static_range(NUM_K):
-            offs_k = k_offsets(chunk, BLOCK_K, SPLIT)
-            tiles = tiles + load_weights(ptr, offs_k, offs_n, stride_k, stride_n, H, GATES, SPLIT)
-    return tiles
-
-
-@triton.jit
-def row_pointers(ptr, t, offs_b, d, B, D: tl.constexpr, WIDTH: tl.constexpr):
-    """[BLOCK_B] pointers to time step t of each row in a (T, B, D, WIDTH) tensor."""
-    return ptr + ((tl.cast(t, tl.int64) * B + offs_b) * D + d) * WIDTH
-
-
-@triton.jit
-def state_pointers(ptr, offs_b, d, B, H: tl.constexpr):
-    """[BLOCK_B] pointers to each row of the first entry of a (STATES, D, B, H) tensor."""
-    return ptr + (tl.cast(d, tl.int64) * B + offs_b) * H
-
-
-@triton.jit
-def first_time(lengths_ptr, offs_b, mask_b, d, T, HAS_LENGTHS: tl.constexpr):
-    """The time step at which each row starts from its initial state, and its length."""
-    if HAS_LENGTHS:
-        length = tl.load(lengths_ptr + offs_b, mask=mask_b, other=0)
-    else:
-        length = tl.zeros_like(offs_b) + T
-    return tl.where(d == 0, 0, length - 1), length
+from fastrnn.kernels.matmul import contract, load_resident, multiply
+from fastrnn.kernels.rows import (
+    active_steps,
+    first_time,
+    idle_steps,
+    load_cut,
+    load_state,
+    load_step,
+    row_pointers,
+    state_pointers,
+)
+from fastrnn.kernels.sync import COUNTER_STRIDE, arrive, wait
+from fastrnn.kernels.tiles import add_bias, load_tiles, select, store_exchanged, store_tiles, zeros
 
 
 @triton.jit(do_not_specialize=["T", "B", "step0", "step1", "batch0"])
@@ -219,9 +63,12 @@ def scan_fwd_kernel(
     bias_ptr,  # (D, GATES, H), or unused
     state_ptr,  # (STATES, D, B, H): the initial state
     lengths_ptr,  # (B,) int32, or unused
+    resets_ptr,  # (T, B) int8: 1 where a sequence starts; or unused
     carry_in_ptr,  # (STATES, D, B, H): the state before step0
     carry_out_ptr,  # (STATES, D, B, H): the state after the last step
     h_ptr,  # (T, B, D, H): the output, and what the programs exchange
+    inner_ptr,  # (T, B, D, H): what the inner gate multiplies, exchanged too; or unused
+    outer_ptr,  # (GATES - INNER, D, B, H): r of the outer gates between the two phases of a step, or unused
     cells_ptr,  # (T, B, D, STATES - 1, H): the states other than h, or unused
     saved_ptr,  # (T, B, D, SAVED, H): what backward needs, or unused
     counter_ptr,  # (batch tiles * D * COUNTER_STRIDE,) int32 zeros for the barrier, or unused
@@ -233,12 +80,17 @@ def scan_fwd_kernel(
     H: tl.constexpr,
     D: tl.constexpr,
     FWD: tl.constexpr,
+    INNER_FWD: tl.constexpr,
     GATES: tl.constexpr,
     STATES: tl.constexpr,
     SAVED: tl.constexpr,
+    INNER: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_LENGTHS: tl.constexpr,
-    STORE: tl.constexpr,
+    HAS_RESETS: tl.constexpr,
+    STORE_CELLS: tl.constexpr,
+    STORE_SAVED: tl.constexpr,
+    PHASE: tl.constexpr,
     SOLO: tl.constexpr,
     RESIDENT: tl.constexpr,
     EXCHANGE: tl.constexpr,
@@ -252,6 +104,7 @@ def scan_fwd_kernel(
     OPERAND: tl.constexpr,
     ACC: tl.constexpr,
 ):
+    OUTER: tl.constexpr = GATES - INNER
     d = tl.program_id(2)
     offs_b = batch0 + tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
     offs_h = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
@@ -264,103 +117,134 @@ def scan_fwd_kernel(
     # Gate g of unit n, for input k, is at weight_ptr + g * H * H + n * H + k.
     weight_ptr += tl.cast(d, tl.int64) * (GATES * H * H)
     weights = load_resident(weight_ptr, offs_h, 1, H, H, GATES, RESIDENT, BLOCK_K, NUM_K, SPLIT)
+    bias = ()
     if HAS_BIAS:
         bias = load_tiles(bias_ptr + d * (GATES * H) + offs_h, H, mask_h, GATES, ACC)
     first, length = first_time(lengths_ptr, offs_b, mask_b, d, T, HAS_LENGTHS)
+    begin, end = active_steps(length, d, T, step0, step1, HAS_LENGTHS)
+    # Of the rows, those to load ahead of the loop for: none where it has no step, and t no place.
+    ahead_b = mask_b
+    if HAS_LENGTHS:
+        ahead_b = mask_b & (begin < end)
 
     own = offs_h[None, :]
     state = load_tiles(state_pointers(carry_in_ptr, offs_b, d, B, H)[:, None] + own, state_stride, mask, STATES, ACC)
-    t = tl.where(d == 0, step0, T - 1 - step0)
-    x_next = load_tiles(row_pointers(x_ptr, t, offs_b, d, B, D, GATES * H)[:, None] + own, H, mask, GATES, ACC)
-    for step in range(step0, step1):
+    t = tl.where(d == 0, begin, T - 1 - begin)
+    if HAS_RESETS:
+        cut_next = load_cut(resets_ptr, t, offs_b, ahead_b, length, d, B)
+    x_rows = row_pointers(x_ptr, t, offs_b, d, B, D, GATES * H)
+    x_next = load_tiles(x_rows[:, None] + own, H, ahead_b[:, None] & mask_h[None, :], GATES, ACC)
+    for step in range(begin, end):
         t = tl.where(d == 0, step, T - 1 - step)
         t_prev = t - 1 + 2 * d
+        t_next = t + 1 - 2 * d
         # The next step's input is on its way while this step waits for h.
         x = x_next
-        x_rows = row_pointers(x_ptr, t + 1 - 2 * d, offs_b, d, B, D, GATES * H)
-        x_next = load_tiles(x_rows[:, None] + own, H, mask & (step + 1 < step1), GATES, ACC)
+        x_rows = row_pointers(x_ptr, t_next, offs_b, d, B, D, GATES * H)
+        x_next = load_tiles(x_rows[:, None] + own, H, mask & (step + 1 < end), GATES, ACC)
+        if HAS_RESETS:
+            cut = cut_next
+            cut_next = load_cut(resets_ptr, t_next, offs_b, mask_b & (step + 1 < end), length, d, B)
+            state = select(cut[:, None], zeros([BLOCK_B, BLOCK_H], STATES, ACC), state, STATES)
+        arrivals = (step - begin) * (1 + INNER) * tl.num_programs(0)
 
-        if SOLO:
+        if PHASE == "inner":
+            outer_rows = state_pointers(outer_ptr, offs_b, d, B, H)
+            r = load_tiles(outer_rows[:, None] + own, state_stride, mask, OUTER, ACC)
+        elif SOLO:
             h = state[0].to(weight_ptr.dtype.element_ty)
-            r = multiply((h,), weights, zeros([BLOCK_B, BLOCK_H], GATES, ACC), GATES, 1, GATES, PRECISION, OPERAND)
+            r = multiply(
+                (h,), weights[:OUTER], zeros([BLOCK_B, BLOCK_H], OUTER, ACC), OUTER, 1, OUTER, PRECISION, OPERAND
+            )
         else:
             starts = first == t
             # Rows that are not active are masked: where lengths differ, theirs may lie past the last slot.
             rows = tl.where(
                 starts, state_pointers(state_ptr, offs_b, d, B, H), row_pointers(h_ptr, t_prev, offs_b, d, B, D, H)
             )
-            wait(counter_ptr, step * tl.num_programs(0), EXCHANGE)
+            needed = mask_b & (t < length)
+            if HAS_RESETS:
+                needed = needed & ~cut
+            wait(counter_ptr, arrivals, EXCHANGE)
             r = contract(
-                rows, 0, mask_b & (t < length), starts, weights, weight_ptr, offs_h, 1, H,
-                H, GATES, 1, GATES, RESIDENT, EXCHANGE, BLOCK_B, BLOCK_H, BLOCK_K, NUM_K, GROUP, SPLIT, PRECISION,
-                OPERAND, ACC,
+                rows, 0, needed, starts, weights, weight_ptr, offs_h, 1, H,
+                H, GATES, 0, OUTER, 1, OUTER, RESIDENT, EXCHANGE, BLOCK_B, BLOCK_H, BLOCK_K, NUM_K, GROUP, SPLIT,
+                PRECISION, OPERAND, ACC,
             )  # fmt: skip
-        if HAS_BIAS:
-            biased = ()
-            for g in tl.static_range(GATES):
-                biased = biased + (r[g] + bias[g][None, :],)
-            r = biased
-        new, saved = FWD(x, r, state)
-        if HAS_LENGTHS:
-            active = (t < length)[:, None]
-            output = (tl.where(active, new[0], 0.0),)
-            state = select(active, new, state, STATES)
+        if HAS_BIAS and PHASE != "inner":
+            r = add_bias(r, bias, OUTER)
+        if INNER:
+            operand = INNER_FWD(x, r, state)
+            if SOLO:
+                left = (operand.to(weight_ptr.dtype.element_ty),)
+                product = multiply(
+                    left, weights[OUTER:], zeros([BLOCK_B, BLOCK_H], INNER, ACC), INNER, 1, INNER, PRECISION, OPERAND
+                )
+            else:
+                rows = row_pointers(inner_ptr, t, offs_b, d, B, D, H)
+                if PHASE != "inner":
+                    store_exchanged(rows[:, None] + own, 0, (operand,), mask, 1)
+                    arrive(counter_ptr, EXCHANGE)
+                if PHASE != "outer":
+                    wait(counter_ptr, arrivals + tl.num_programs(0), EXCHANGE)
+                    product = contract(
+                        rows, 0, mask_b & (t < length), offs_b < 0, weights, weight_ptr, offs_h, 1, H,
+                        H, GATES, OUTER, INNER, 1, INNER, RESIDENT, EXCHANGE, BLOCK_B, BLOCK_H, BLOCK_K, NUM_K, GROUP,
+                        SPLIT, PRECISION, OPERAND, ACC,
+                    )  # fmt: skip
+            if PHASE != "outer":
+                if HAS_BIAS:
+                    product = add_bias(product, bias[OUTER:], INNER)
+                r = r + product
+
+        if PHASE == "outer":
+            outer_rows = state_pointers(outer_ptr, offs_b, d, B, H)
+            store_tiles(outer_rows[:, None] + own, state_stride, r, mask, OUTER)
         else:
-            output = (new[0],)
-            state = new
-        store_exchanged(row_pointers(h_ptr, t, offs_b, d, B, D, H)[:, None] + own, 0, output, mask, 1)
-        if step + 1 < step1:
-            arrive(counter_ptr, EXCHANGE)
-        if STORE:
-            cells_rows = row_pointers(cells_ptr, t, offs_b, d, B, D, (STATES - 1) * H)
-            store_tiles(cells_rows[:, None] + own, H, state[1:], mask, STATES - 1)
-            saved_rows = row_pointers(saved_ptr, t, offs_b, d, B, D, SAVED * H)
-            store_tiles(saved_rows[:, None] + own, H, saved, mask, SAVED)
-    store_tiles(state_pointers(carry_out_ptr, offs_b, d, B, H)[:, None] + own, state_stride, state, mask, STATES)
-
-
-@triton.jit
-def load_state(
-    h_ptr, cells_ptr, state_ptr, t, starts, offs_b, own, mask, d, B, state_stride,
-    H: tl.constexpr, D: tl.constexpr, STATES: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """This program's units of the state after time step t, or of the initial state in rows where `starts`."""
-    initial = state_pointers(state_ptr, offs_b, d, B, H)
-    h_rows = tl.where(starts, initial, row_pointers(h_ptr, t, offs_b, d, B, D, H))
-    state = load_tiles(h_rows[:, None] + own, 0, mask, 1, ACC)
-    cells = row_pointers(cells_ptr, t, offs_b, d, B, D, (STATES - 1) * H)
-    for s in tl.static_range(1, STATES):
-        rows = tl.where(starts, initial + s * state_stride, cells + (s - 1) * H)
-        state = state + load_tiles(rows[:, None] + own, 0, mask, 1, ACC)
-    return state
-
-
-@triton.jit
-def load_step(
-    dout_ptr, h_ptr, cells_ptr, saved_ptr, state_ptr, t, first, offs_b, own, mask, d, T, B, state_stride,
-    H: tl.constexpr, D: tl.constexpr, STATES: tl.constexpr, SAVED: tl.constexpr, HAS_DOUT: tl.constexpr,
-    ACC: tl.constexpr,
-):  # fmt: skip
-    """What the backward step at t needs and no other program computes: dy_t, what forward saved, the state before t."""
-    if HAS_DOUT:
-        dout = load_tiles(row_pointers(dout_ptr, t, offs_b, d, B, D, H)[:, None] + own, 0, mask, 1, ACC)
-    else:
-        dout = zeros(mask.shape, 1, ACC)
-    saved = load_tiles(row_pointers(saved_ptr, t, offs_b, d, B, D, SAVED * H)[:, None] + own, H, mask, SAVED, ACC)
-    # In the reverse direction a row that is not active yet has no slot before t = T - 1; any slot will do for it.
-    state_prev = load_state(
-        h_ptr, cells_ptr, state_ptr, tl.minimum(t - 1 + 2 * d, T - 1), first == t, offs_b, own, mask, d, B,
-        state_stride, H, D, STATES, ACC,
-    )  # fmt: skip
-    return dout, saved, state_prev
+            new, saved = FWD(x, r, state)
+            if HAS_LENGTHS:
+                active = (t < length)[:, None]
+                shown = select(active, new, zeros([BLOCK_B, BLOCK_H], STATES, ACC), STATES)
+                saved = select(active, saved, zeros([BLOCK_B, BLOCK_H], SAVED, ACC), SAVED)
+                state = select(active, new, state, STATES)
+            else:
+                shown = new
+                state = new
+            store_exchanged(row_pointers(h_ptr, t, offs_b, d, B, D, H)[:, None] + own, 0, shown[:1], mask, 1)
+            if step + 1 < end:
+                arrive(counter_ptr, EXCHANGE)
+            if STORE_CELLS:
+                cells_rows = row_pointers(cells_ptr, t, offs_b, d, B, D, (STATES - 1) * H)
+                store_tiles(cells_rows[:, None] + own, H, shown[1:], mask, STATES - 1)
+            if STORE_SAVED:
+                saved_rows = row_pointers(saved_ptr, t, offs_b, d, B, D, SAVED * H)
+                store_tiles(saved_rows[:, None] + own, H, saved, mask, SAVED)
+    if PHASE != "outer":
+        store_tiles(state_pointers(carry_out_ptr, offs_b, d, B, H)[:, None] + own, state_stride, state, mask, STATES)
+        if HAS_LENGTHS:
+            idle0, idle1 = idle_steps(begin, end, d, step0, step1)
+            for step in range(idle0, idle1):
+                t = tl.where(d == 0, step, T - 1 - step)
+                h_rows = row_pointers(h_ptr, t, offs_b, d, B, D, H)
+                store_tiles(h_rows[:, None] + own, H, zeros([BLOCK_B, BLOCK_H], 1, ACC), mask, 1)
+                if STORE_CELLS:
+                    cells_rows = row_pointers(cells_ptr, t, offs_b, d, B, D, (STATES - 1) * H)
+                    store_tiles(
+                        cells_rows[:, None] + own, H, zeros([BLOCK_B, BLOCK_H], STATES - 1, ACC), mask, STATES - 1
+                    )
+                if STORE_SAVED:
+                    saved_rows = row_pointers(saved_ptr, t, offs_b, d, B, D, SAVED * H)
+                    store_tiles(saved_rows[:, None] + own, H, zeros([BLOCK_B, BLOCK_H], SAVED, ACC), mask, SAVED)
 
 
 @triton.jit(do_not_specialize=["T", "B", "step0", "step1", "batch0"])
 def scan_bwd_kernel(
     dout_ptr,  # (T, B, D, H): gradient of the output, or unused
+    dcells_ptr,  # (T, B, D, STATES - 1, H): gradient of the cells, or unused
     weight_ptr,  # (D, GATES, H, H)
     state_ptr,  # (STATES, D, B, H): the initial state
     lengths_ptr,  # (B,) int32, or unused
+    resets_ptr,  # (T, B) int8: 1 where a sequence starts; or unused
     h_ptr,  # (T, B, D, H)
     cells_ptr,  # (T, B, D, STATES - 1, H), or unused
     saved_ptr,  # (T, B, D, SAVED, H), or unused
@@ -377,12 +261,17 @@ def scan_bwd_kernel(
     H: tl.constexpr,
     D: tl.constexpr,
     BWD: tl.constexpr,
+    INNER_BWD: tl.constexpr,
     GATES: tl.constexpr,
     STATES: tl.constexpr,
     SAVED: tl.constexpr,
+    INNER: tl.constexpr,
     HAS_DOUT: tl.constexpr,
+    HAS_DCELLS: tl.constexpr,
     HAS_LENGTHS: tl.constexpr,
+    HAS_RESETS: tl.constexpr,
     STORE_DX: tl.constexpr,
+    PHASE: tl.constexpr,
     SOLO: tl.constexpr,
     RESIDENT: tl.constexpr,
     EXCHANGE: tl.constexpr,
@@ -396,11 +285,13 @@ def scan_bwd_kernel(
     OPERAND: tl.constexpr,
     ACC: tl.constexpr,
 ):
+    OUTER: tl.constexpr = GATES - INNER
     d = tl.program_id(2)
     offs_b = batch0 + tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
     offs_h = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
     mask_b = offs_b < B
-    mask = mask_b[:, None] & (offs_h < H)[None, :]
+    mask_h = offs_h < H
+    mask = mask_b[:, None] & mask_h[None, :]
     counter_ptr += (tl.program_id(1) * D + d) * COUNTER_STRIDE
     state_stride = tl.cast(B, tl.int64) * (D * H)
 
@@ -408,62 +299,132 @@ def scan_bwd_kernel(
     weight_ptr += tl.cast(d, tl.int64) * (GATES * H * H)
     weights = load_resident(weight_ptr, offs_h, H, 1, H, GATES, RESIDENT, BLOCK_K, NUM_K, SPLIT)
     first, length = first_time(lengths_ptr, offs_b, mask_b, d, T, HAS_LENGTHS)
+    begin, end = active_steps(length, d, T, step0, step1, HAS_LENGTHS)
+    # Of the rows, those to load ahead of the loop for: none where it has no step, and t no place.
+    ahead_b = mask_b
+    if HAS_LENGTHS:
+        ahead_b = mask_b & (begin < end)
+    ahead_mask = ahead_b[:, None] & mask_h[None, :]
 
     own = offs_h[None, :]
     dstate = load_tiles(state_pointers(carry_in_ptr, offs_b, d, B, H)[:, None] + own, state_stride, mask, STATES, ACC)
-    t = tl.where(d == 0, step1 - 1, T - step1)
+    t = tl.where(d == 0, end - 1, T - end)
     state = load_state(
-        h_ptr, cells_ptr, state_ptr, t, offs_b < 0, offs_b, own, mask, d, B, state_stride, H, D, STATES, ACC
-    )
-    ahead = load_step(
-        dout_ptr, h_ptr, cells_ptr, saved_ptr, state_ptr, t, first, offs_b, own, mask, d, T, B, state_stride,
-        H, D, STATES, SAVED, HAS_DOUT, ACC,
+        h_ptr, cells_ptr, state_ptr, t, offs_b < 0, offs_b, own, ahead_mask, d, B, state_stride, H, D, STATES, ACC,
     )  # fmt: skip
+    ahead = load_step(
+        dout_ptr, dcells_ptr, h_ptr, cells_ptr, saved_ptr, state_ptr, resets_ptr, t, first, length, offs_b, own,
+        ahead_b, ahead_mask, d, T, B, state_stride,
+        H, D, STATES, SAVED, HAS_DOUT, HAS_DCELLS, HAS_RESETS, ACC,
+    )  # fmt: skip
+    if HAS_RESETS:
+        cut_next = load_cut(resets_ptr, t + 1 - 2 * d, offs_b, ahead_b, length, d, B)
     if SOLO:
         dr_rows = row_pointers(dr_ptr, t + 1 - 2 * d, offs_b, d, B, D, GATES * H)
-        dr = load_tiles(dr_rows[:, None] + own, H, mask & (step1 < T), GATES, ACC)
-    for i in range(step1 - step0):
-        step = step1 - 1 - i
+        dr = load_tiles(dr_rows[:, None] + own, H, ahead_mask & (step1 < T), GATES, ACC)
+    for i in range(end - begin):
+        step = end - 1 - i
         t = tl.where(d == 0, step, T - 1 - step)
-        dout, saved, state_prev = ahead
+        dout, dcells, saved, state_prev, cut = ahead
         ahead = load_step(
-            dout_ptr, h_ptr, cells_ptr, saved_ptr, state_ptr, t - 1 + 2 * d, first, offs_b, own,
-            mask & (step > step0), d, T, B, state_stride, H, D, STATES, SAVED, HAS_DOUT, ACC,
+            dout_ptr, dcells_ptr, h_ptr, cells_ptr, saved_ptr, state_ptr, resets_ptr, t - 1 + 2 * d, first, length,
+            offs_b, own, mask_b & (step > begin), mask & (step > begin), d, T, B, state_stride,
+            H, D, STATES, SAVED, HAS_DOUT, HAS_DCELLS, HAS_RESETS, ACC,
         )  # fmt: skip
-
-        if SOLO:
-            left = ()
-            for g in tl.static_range(GATES):
-                left = left + (dr[g].to(weight_ptr.dtype.element_ty),)
-            dh = multiply(left, weights, zeros([BLOCK_B, BLOCK_H], 1, ACC), GATES, GATES, 1, PRECISION, OPERAND)
-        else:
-            rows = row_pointers(dr_ptr, t + 1 - 2 * d, offs_b, d, B, D, GATES * H)
-            wait(counter_ptr, i * tl.num_programs(0), EXCHANGE)
-            # Nothing follows the last step: its mask is empty, and an empty mask waits for nobody.
-            dh = contract(
-                rows, H, mask_b & (step + 1 < T), offs_b < 0, weights, weight_ptr, offs_h, H, 1,
-                H, GATES, GATES, 1, RESIDENT, EXCHANGE, BLOCK_B, BLOCK_H, BLOCK_K, NUM_K, GROUP, SPLIT, PRECISION,
-                OPERAND, ACC,
-            )  # fmt: skip
+        arrivals = i * (1 + INNER) * tl.num_programs(0)
+        # Rows to which dr of the step that followed this one in forward comes back: it was taken, from this state.
+        # Nothing follows the last step: its mask is empty, and an empty mask waits for nobody.
+        followed = mask_b & (step + 1 < T)
         if HAS_LENGTHS:
             active = (t < length)[:, None]
-            dout = (tl.where(active, dout[0], 0.0),)
-        dstate = (dstate[0] + dh[0] + dout[0],) + dstate[1:]
-        dx, dr, dprev = BWD(dstate, saved, state_prev, state)
-        if HAS_LENGTHS:
-            nothing = zeros([BLOCK_B, BLOCK_H], GATES, ACC)
-            dx = select(active, dx, nothing, GATES)
-            dr = select(active, dr, nothing, GATES)
-            dprev = select(active, dprev, dstate, STATES)
-        dstate = dprev
+            followed = followed & (t + 1 - d < length)
+        if HAS_RESETS:
+            followed = followed & ~cut_next
+            cut_next = cut[0]
+            before = select(cut[0][:, None], zeros([BLOCK_B, BLOCK_H], STATES, ACC), state_prev, STATES)
+        else:
+            before = state_prev
+
+        if PHASE != "inner":
+            if SOLO:
+                left = ()
+                for g in tl.static_range(OUTER):
+                    left = left + (dr[g].to(weight_ptr.dtype.element_ty),)
+                dh = multiply(
+                    left, weights[:OUTER], zeros([BLOCK_B, BLOCK_H], 1, ACC), OUTER, OUTER, 1, PRECISION, OPERAND
+                )
+                if HAS_LENGTHS or HAS_RESETS:
+                    dh = (tl.where(followed[:, None], dh[0], 0.0),)
+            else:
+                rows = row_pointers(dr_ptr, t + 1 - 2 * d, offs_b, d, B, D, GATES * H)
+                wait(counter_ptr, arrivals, EXCHANGE)
+                dh = contract(
+                    rows, H, followed, offs_b < 0, weights, weight_ptr, offs_h, H, 1,
+                    H, GATES, 0, OUTER, OUTER, 1, RESIDENT, EXCHANGE, BLOCK_B, BLOCK_H, BLOCK_K, NUM_K, GROUP, SPLIT,
+                    PRECISION, OPERAND, ACC,
+                )  # fmt: skip
+            if HAS_LENGTHS:
+                dout = select(active, dout, zeros([BLOCK_B, BLOCK_H], 1, ACC), 1)
+            dstate = (dstate[0] + dh[0] + dout[0],) + dstate[1:]
+            if HAS_DCELLS:
+                if HAS_LENGTHS:
+                    dcells = select(active, dcells, zeros([BLOCK_B, BLOCK_H], STATES - 1, ACC), STATES - 1)
+                for s in tl.static_range(1, STATES):
+                    dstate = dstate[:s] + (dstate[s] + dcells[s - 1],) + dstate[s + 1 :]
+
+        if INNER:
+            dr_rows = row_pointers(dr_ptr, t, offs_b, d, B, D, GATES * H)
+            dinner = INNER_BWD(dstate, saved, before, state)
+            if HAS_LENGTHS:
+                dinner = tl.where(active, dinner, 0.0)
+            if PHASE != "inner":
+                store_exchanged(dr_rows[:, None] + own + OUTER * H, H, (dinner,), mask, INNER)
+                arrive(counter_ptr, EXCHANGE)
+            if PHASE != "outer":
+                if SOLO:
+                    left = (dinner.to(weight_ptr.dtype.element_ty),)
+                    through = multiply(
+                        left, weights[OUTER:], zeros([BLOCK_B, BLOCK_H], 1, ACC), INNER, INNER, 1, PRECISION, OPERAND
+                    )
+                else:
+                    wait(counter_ptr, arrivals + tl.num_programs(0), EXCHANGE)
+                    through = contract(
+                        dr_rows + OUTER * H, H, mask_b & (t < length), offs_b < 0, weights, weight_ptr, offs_h, H, 1,
+                        H, GATES, OUTER, INNER, INNER, 1, RESIDENT, EXCHANGE, BLOCK_B, BLOCK_H, BLOCK_K, NUM_K, GROUP,
+                        SPLIT, PRECISION, OPERAND, ACC,
+                    )  # fmt: skip
+
+        if PHASE != "outer":
+            if INNER:
+                dx, dr, dprev = BWD(dstate, saved, before, state, through[0])
+            else:
+                dx, dr, dprev = BWD(dstate, saved, before, state)
+            if HAS_RESETS:
+                dprev = select(cut[0][:, None], zeros([BLOCK_B, BLOCK_H], STATES, ACC), dprev, STATES)
+            if HAS_LENGTHS:
+                nothing = zeros([BLOCK_B, BLOCK_H], GATES, ACC)
+                dx = select(active, dx, nothing, GATES)
+                dr = select(active, dr, nothing, GATES)
+                dprev = select(active, dprev, dstate, STATES)
+            dstate = dprev
+            dr_rows = row_pointers(dr_ptr, t, offs_b, d, B, D, GATES * H)
+            store_exchanged(dr_rows[:, None] + own, H, dr, mask, OUTER)
+            if step > begin:
+                arrive(counter_ptr, EXCHANGE)
+            if STORE_DX:
+                dx_rows = row_pointers(dx_ptr, t, offs_b, d, B, D, GATES * H)
+                store_tiles(dx_rows[:, None] + own, H, dx, mask, GATES)
         state = state_prev
-        store_exchanged(row_pointers(dr_ptr, t, offs_b, d, B, D, GATES * H)[:, None] + own, H, dr, mask, GATES)
-        if step > step0:
-            arrive(counter_ptr, EXCHANGE)
-        if STORE_DX:
-            dx_rows = row_pointers(dx_ptr, t, offs_b, d, B, D, GATES * H)
-            store_tiles(dx_rows[:, None] + own, H, dx, mask, GATES)
     store_tiles(state_pointers(carry_out_ptr, offs_b, d, B, H)[:, None] + own, state_stride, dstate, mask, STATES)
+    if HAS_LENGTHS and PHASE != "outer":
+        idle0, idle1 = idle_steps(begin, end, d, step0, step1)
+        for step in range(idle0, idle1):
+            t = tl.where(d == 0, step, T - 1 - step)
+            dr_rows = row_pointers(dr_ptr, t, offs_b, d, B, D, GATES * H)
+            store_tiles(dr_rows[:, None] + own, H, zeros([BLOCK_B, BLOCK_H], GATES, ACC), mask, GATES)
+            if STORE_DX:
+                dx_rows = row_pointers(dx_ptr, t, offs_b, d, B, D, GATES * H)
+                store_tiles(dx_rows[:, None] + own, H, zeros([BLOCK_B, BLOCK_H], GATES, ACC), mask, GATES)
 
 
 def interpreted() -> bool:
@@ -486,6 +447,7 @@ def scan_constants(
         "GATES": counts.gates,
         "STATES": counts.states,
         "SAVED": counts.saved,
+        "INNER": counts.inner,
         "SOLO": config.tier == "solo",
         "RESIDENT": config.tier != "streamed",
         "EXCHANGE": config.exchange,
@@ -499,6 +461,20 @@ def scan_constants(
         "OPERAND": operand,
         "ACC": tl.float64 if dtype == "float64" else tl.float32,
     }
+
+
+def steps(counts: Counts, backward: bool) -> dict[str, Any]:
+    """The cell's jit functions, by the kernel's names for them."""
+    cell = STEPS[counts.name]
+    if backward:
+        return {"BWD": cell.bwd, "INNER_BWD": cell.inner_bwd}
+    return {"FWD": cell.fwd, "INNER_FWD": cell.inner_fwd}
+
+
+def phases(counts: Counts, config: LaunchConfig) -> tuple[str, ...]:
+    """The launches that one step takes, where each step is launched for itself; else one for all steps."""
+    apart = counts.inner > 0 and config.schedule == "stepwise" and config.tier != "solo"
+    return ("outer", "inner") if apart else ("whole",)
 
 
 def launch_options(config: LaunchConfig) -> dict[str, Any]:

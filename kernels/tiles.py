@@ -45,6 +45,15 @@ def select(mask, yes, no, COUNT: tl.constexpr):
 
 
 @triton.jit
+def add_bias(tiles, bias, COUNT: tl.constexpr):
+    """`tiles` plus a `[BLOCK_H]` vector each."""
+    out = ()
+    for i in tl.static_range(COUNT):
+        out = out + (tiles[i] + bias[i][None, :],)
+    return out
+
+
+@triton.jit
 def zeros(SHAPE: tl.constexpr, COUNT: tl.constexpr, ACC: tl.constexpr):
     out = ()
     for _ in tl.static_range(COUNT):

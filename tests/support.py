@@ -14,7 +14,8 @@ import fastrnn
 from fastrnn.backends import fused
 from fastrnn.kernels.configs import LaunchConfig
 
-CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")  # those that torch.nn has, too
+EVERY_CELL = (*CELLS, "gru_textbook")
 
 # Allowed error, as a multiple of the error of torch.nn's own CPU layers at the same dtype on the same values (both
 # against float64). Torch rounds the cell state and every gate to a 16-bit dtype and we do not, so ours should be the

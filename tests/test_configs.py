@@ -29,6 +29,7 @@ SHAPES = st.builds(
     hidden=st.integers(1, 3000),
     directions=st.sampled_from([1, 2]),
     ieee=st.booleans(),
+    inner=st.sampled_from([0, 1]),
 )
 SMALL_GPU = Device("a small GPU", (8, 6), sms=16, shared_bytes=shared_bytes((8, 6)))
 GPUS = [*DEVICES.values(), SMALL_GPU]
@@ -109,6 +110,16 @@ def test_a_faster_exchange_never_makes_a_step_slower() -> None:
     config = choose(shape, slow, "persistent")
     assert config is not None
     assert step_cost(shape, config, fast) < step_cost(shape, config, slow)
+
+
+@pytest.mark.parametrize("schedule", ["persistent", "stepwise"])
+def test_a_step_in_two_parts_costs_more(schedule: str) -> None:
+    """A cell with an inner gate exchanges twice, or launches twice, in every step."""
+    shape = ScanShape(3, False, 2, 16, 768, 1)
+    config = choose(shape, DEVICES["sm_90"], schedule)
+    assert config is not None
+    apart = dataclasses.replace(shape, inner=1)
+    assert step_cost(apart, config, DEVICES["sm_90"]) > step_cost(shape, config, DEVICES["sm_90"])
 
 
 def test_an_unknown_gpu_gets_the_smallest_shared_memory() -> None:

@@ -20,7 +20,8 @@ from support import FLOAT64_ERROR, launch, worst_error
 from test_kernels import Scan
 
 from fastrnn.cells import CELLS
-from fastrnn.kernels.launch import counters, exchange_buffer, launch_bwd, launch_fwd
+from fastrnn.kernels.launch import counters, exchange_buffer, first_step, inner_operand, launch_bwd, launch_fwd
+from fastrnn.kernels.sync import COUNTER_STRIDE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork")
 
@@ -67,12 +68,16 @@ def _shared(*shape: int) -> Tensor:
     return torch.full(shape, float("nan"), dtype=torch.float64).share_memory_()
 
 
-def _exchange(scan: Scan, exchange: str) -> tuple[list[Tensor], list[Tensor]]:
-    """Forward and backward under the persistent schedule, every program in a process of its own."""
+def _exchange(scan: Scan, exchange: str) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Forward and backward under the persistent schedule, every program in a process of its own.
+
+    Returns outputs and gradients as `Scan` has them, and the barriers' counters of both.
+    """
     config = launch("split contraction", HIDDEN, "persistent", exchange=exchange)
     cell = scan.cell
     T, B, D, gates, H = scan.x.shape
-    programs = [(x, 0, d) for x in range(-(-H // config.block_h)) for d in range(D)]
+    units, tiles = -(-H // config.block_h), -(-B // config.block_b)
+    programs = [(x, y, d) for x in range(units) for y in range(tiles) for d in range(D)]
     output, dr = (
         exchange_buffer(config, *shape, like=scan.x).share_memory_() for shape in ((T, B, D, H), (T, B, D, gates, H))
     )
@@ -82,45 +87,69 @@ def _exchange(scan: Scan, exchange: str) -> tuple[list[Tensor], list[Tensor]]:
         _shared(*scan.state.shape),
     )
     dx, dstate = _shared(T, B, D, gates, H) if cell.splits_bias else dr, _shared(*scan.state.shape)
+    inner = inner_operand(cell, config, scan.x)
+    if inner is not None:
+        inner.share_memory_()
     arrivals = [counters(config, B, D, scan.x).share_memory_() for _ in range(2)]
     _run_together(
         programs,
         lambda: launch_fwd(
-            scan.x, scan.weight, scan.bias, scan.state, scan.lengths, scan.state, final, output, cells, saved,
-            arrivals[0], cell, config, "ieee",
+            scan.x, scan.weight, scan.bias, scan.state, scan.lengths, scan.resets, scan.state, final, output, inner,
+            cells, saved, arrivals[0], cell, config, "ieee",
         ),
     )  # fmt: skip
     _run_together(
         programs,
         lambda: launch_bwd(
-            scan.dout, scan.weight, scan.state, scan.lengths, output, cells, saved, scan.dfinal, dstate, dx, dr,
-            arrivals[1], cell, config, "ieee",
+            scan.dout, scan.dcells, scan.weight, scan.state, scan.lengths, scan.resets, output, cells, saved,
+            scan.dfinal, dstate, dx, dr, arrivals[1], cell, config, "ieee",
         ),
     )  # fmt: skip
-    first = torch.stack([dr[-d, :, d] for d in range(D)])
-    dstate[0] += first.flatten(2) @ scan.weight.flatten(1, 2)
-    return [output, final], [dx, dstate, dr.sum((0, 1))]
+    dstate[0] += first_step(dr, scan.weight, scan.lengths, scan.resets, cell)
+    return [output, final, cells], [dx, dstate, dr.sum((0, 1))], arrivals
 
 
-@pytest.mark.parametrize("lengths", [False, True], ids=["padded", "lengths"])
-@pytest.mark.parametrize("exchange", ["flag", "barrier"])
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_programs_hand_over_each_step(cell: str, exchange: str, lengths: bool) -> None:
-    scan = Scan(CELLS[cell], 4, 3, HIDDEN, 2 if cell == "gru" else 1, torch.float64, lengths)
-    outputs, grads = _exchange(scan, exchange)
+def _check(scan: Scan, exchange: str) -> list[Tensor]:
+    """Compares with the reference; returns the counters."""
+    outputs, grads, arrivals = _exchange(scan, exchange)
     expected_outputs, expected_grads = scan.by_reference()
     assert worst_error(outputs, expected_outputs) < FLOAT64_ERROR
     assert worst_error(grads, expected_grads) < FLOAT64_ERROR
+    return arrivals
+
+
+@pytest.mark.parametrize("options", [False, True], ids=["padded", "lengths and resets"])
+@pytest.mark.parametrize("exchange", ["flag", "barrier"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_textbook"])
+def test_programs_hand_over_each_step(cell: str, exchange: str, options: bool) -> None:
+    directions = 1 if cell == "lstm" else 2
+    # No row takes the last step, which the reverse direction would start with.
+    lengths = [2, 0, 3] if options else False
+    _check(Scan(CELLS[cell], 4, 3, HIDDEN, directions, torch.float64, lengths, options), exchange)
+
+
+@pytest.mark.parametrize("exchange", ["flag", "barrier"])
+@pytest.mark.parametrize("cell", ["lstm", "gru_textbook"])
+def test_a_tile_that_ended_waits_for_nobody(cell: str, exchange: str) -> None:
+    """Nor does anybody wait for it: the other tile's programs take their steps alone."""
+    scan = Scan(CELLS[cell], 5, 17, HIDDEN, 1, torch.float64, [2] * 15 + [1] + [4], True)
+    if exchange == "flag":
+        _check(scan, exchange)
+        return
+    for counter in _check(scan, exchange):
+        # One arrival of each of three programs after every step but the last, and one within each step.
+        expected = [3 * (steps - 1 + steps * scan.cell.inner) for steps in (2, 4)]
+        assert counter[0, :: COUNTER_STRIDE.value].tolist() == expected
 
 
 def test_a_nan_with_the_flag_pattern_is_not_waited_for() -> None:
     """The all-ones NaN means "not written yet"; the user's own, in a state or an input, must still come through."""
-    scan = Scan(CELLS["rnn_tanh"], 3, 3, HIDDEN, 1, torch.float64, False)
+    scan = Scan(CELLS["rnn_tanh"], 3, 3, HIDDEN, 1, torch.float64)
     pattern = torch.full((), -1, dtype=torch.int64).view(torch.float64)
     scan.state[0, 0, 1] = pattern
     scan.x[0, 2] = pattern
     scan.dfinal[0, 0, 0] = pattern
-    outputs, grads = _exchange(scan, "flag")
+    outputs, grads, _ = _exchange(scan, "flag")
     expected_outputs, expected_grads = scan.by_reference()
     for ours, expected in zip(outputs + grads, expected_outputs + expected_grads, strict=True):
         assert torch.equal(ours.isnan(), expected.isnan())

@@ -1,4 +1,4 @@
-"""The scan kernels against the reference, tier by tier: every cell, direction, dtype, odd sizes, unequal lengths."""
+"""The scan kernels against the reference, tier by tier: every cell, direction, dtype, odd sizes, lengths, resets."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from support import CELLS as CELL_NAMES
-from support import FLOAT64_ERROR, LAUNCHES, TORCH_ERROR_FACTOR, launch, relative_error, worst_error
+from support import EVERY_CELL, FLOAT64_ERROR, LAUNCHES, TORCH_ERROR_FACTOR, launch, relative_error, worst_error
 
 from fastrnn.backends import reference
 from fastrnn.cells import CELLS, Cell
 from fastrnn.kernels.configs import LaunchConfig
-from fastrnn.kernels.launch import scan_bwd, scan_fwd
+from fastrnn.kernels.launch import first_step, scan_bwd, scan_fwd
 
 SIZES = {"one of each": (1, 1, 1), "odd": (3, 5, 37), "two batch tiles": (2, 19, 20), "full tiles": (2, 16, 48)}
 
@@ -22,7 +21,17 @@ SIZES = {"one of each": (1, 1, 1), "odd": (3, 5, 37), "two batch tiles": (2, 19,
 class Scan:
     """Random inputs of one scan, and the reference's results and gradients for them, in float64."""
 
-    def __init__(self, cell: Cell, T: int, B: int, H: int, D: int, dtype: torch.dtype, lengths: bool) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        T: int,
+        B: int,
+        H: int,
+        D: int,
+        dtype: torch.dtype,
+        lengths: bool | list[int] = False,
+        resets: bool = False,
+    ) -> None:
         def draw(*shape: int, scale: float = 1.0) -> Tensor:
             return (torch.randn(shape, dtype=torch.float64) * scale).to(dtype)
 
@@ -31,112 +40,151 @@ class Scan:
         self.weight = draw(D, cell.gates, H, H, scale=H**-0.5)
         self.bias = draw(D, cell.gates, H) if cell.splits_bias else None
         self.state = draw(cell.states, D, B, H)
-        self.lengths = torch.randint(0, T + 1, (B,), dtype=torch.int32) if lengths else None
+        self.lengths = None
+        if lengths:
+            drawn = torch.randint(0, T + 1, (B,)).tolist() if lengths is True else lengths
+            self.lengths = torch.tensor(drawn, dtype=torch.int32)
+        self.resets = torch.rand(T, B) < 0.4 if resets else None
         if cell.name == "rnn_relu":
             # Away from relu's kink: on it, a rounding changes a gradient from nothing to all, in any implementation.
             self.x, self.weight = 3 * self.x.sign() + 0.3 * self.x, 0.2 * self.weight
         self.dout, self.dfinal = draw(T, B, D, H), draw(cell.states, D, B, H)
+        self.dcells = draw(T, B, D, cell.states - 1, H)
 
     def by_reference(self, dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], list[Tensor]]:
-        """`[output, final]` and `[dx, dstate, dr summed over steps]` computed in `dtype`."""
+        """`[output, final, cells]` and `[dx, dstate, dr summed over steps]` computed in `dtype`."""
         x, weight, state = (t.to(dtype, copy=True).requires_grad_() for t in (self.x, self.weight, self.state))
         bias = torch.zeros(self.weight.shape[:3], dtype=dtype) if self.bias is None else self.bias.to(dtype, copy=True)
         bias.requires_grad_()
-        output, final = reference.scan(x, weight, bias, state, self.lengths, self.cell)
-        grads = torch.autograd.grad((output, final), (x, state, bias), (self.dout.to(dtype), self.dfinal.to(dtype)))
-        return [output.detach(), final.detach()], list(grads)
+        results = reference.scan(x, weight, bias, state, self.lengths, self.resets, self.cell)
+        upstream = [g.to(dtype) for g in (self.dout, self.dfinal, self.dcells)]
+        grads = torch.autograd.grad(results, (x, state, bias), upstream)
+        return [r.detach() for r in results], list(grads)
 
     def by_kernels(self, config: LaunchConfig) -> tuple[list[Tensor], list[Tensor]]:
         """The same through the kernels."""
+        given = (self.weight, self.state, self.lengths, self.resets)
         output, final, cells, saved = scan_fwd(
-            self.x, self.weight, self.bias, self.state, self.lengths, self.cell, config, "ieee", True
+            self.x, self.weight, self.bias, *given[1:], self.cell, config, "ieee", True, True
         )
         dx, dr, dstate = scan_bwd(
-            self.dout,
-            self.dfinal,
-            self.weight,
-            self.state,
-            self.lengths,
-            output,
-            cells,
-            saved,
-            self.cell,
-            config,
-            "ieee",
+            self.dout, self.dfinal, self.dcells, *given, output, cells, saved, self.cell, config, "ieee"
         )
-        first = torch.stack([dr[-d, :, d] for d in range(dr.shape[2])])
-        dstate[0] += first.flatten(2).to(dstate) @ self.weight.flatten(1, 2).to(dstate)
-        return [output, final], [dx, dstate, dr.to(dstate).sum((0, 1))]
+        dstate[0] += first_step(dr, self.weight, self.lengths, self.resets, self.cell)
+        return [output, final, cells], [dx, dstate, dr.to(dstate).sum((0, 1))]
 
-
-@pytest.mark.parametrize("lengths", [False, True], ids=["padded", "lengths"])
-@pytest.mark.parametrize("directions", [1, 2])
-@pytest.mark.parametrize("name", LAUNCHES)
-@pytest.mark.parametrize("cell", CELL_NAMES)
-def test_every_launch_computes_the_reference(cell: str, name: str, directions: int, lengths: bool) -> None:
-    scan = Scan(CELLS[cell], 3, 5, 37, directions, torch.float64, lengths)
-    outputs, grads = scan.by_kernels(launch(name, 37))
-    expected_outputs, expected_grads = scan.by_reference()
-    assert worst_error(outputs, expected_outputs) < FLOAT64_ERROR
-    assert worst_error(grads, expected_grads) < FLOAT64_ERROR
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("cell", CELL_NAMES)
-def test_any_size(cell: str, size: str) -> None:
-    T, B, H = SIZES[size]
-    scan = Scan(CELLS[cell], T, B, H, 1, torch.float64, False)
-    results = scan.by_kernels(launch("solo", H)), scan.by_kernels(launch("split contraction", H))
-    expected_outputs, expected_grads = scan.by_reference()
-    for outputs, grads in results:
+    def check(self, config: LaunchConfig) -> None:
+        """The kernels compute what the reference does."""
+        outputs, grads = self.by_kernels(config)
+        expected_outputs, expected_grads = self.by_reference()
         assert worst_error(outputs, expected_outputs) < FLOAT64_ERROR
         assert worst_error(grads, expected_grads) < FLOAT64_ERROR
 
 
+@pytest.mark.parametrize("every_option", [False, True], ids=["padded", "lengths and resets"])
+@pytest.mark.parametrize("name", LAUNCHES)
+@pytest.mark.parametrize("cell", EVERY_CELL)
+def test_every_launch_computes_the_reference(cell: str, name: str, every_option: bool) -> None:
+    directions = 2 if every_option else 1
+    scan = Scan(CELLS[cell], 3, 5, 37, directions, torch.float64, every_option, every_option)
+    scan.check(launch(name, 37))
+
+
+@pytest.mark.parametrize("option", ["lengths", "resets"])
+@pytest.mark.parametrize("name", ["solo", "split contraction"])
+@pytest.mark.parametrize("cell", ["lstm", "gru_textbook"])
+def test_one_option_without_the_other(cell: str, name: str, option: str) -> None:
+    scan = Scan(CELLS[cell], 3, 5, 20, 2, torch.float64, option == "lengths", option == "resets")
+    scan.check(launch(name, 20))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("cell", EVERY_CELL)
+def test_any_size(cell: str, size: str) -> None:
+    T, B, H = SIZES[size]
+    scan = Scan(CELLS[cell], T, B, H, 1, torch.float64)
+    scan.check(launch("solo", H))
+    scan.check(launch("split contraction", H))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("name", ["solo", "split contraction"])
-@pytest.mark.parametrize("cell", CELL_NAMES)
+@pytest.mark.parametrize("cell", EVERY_CELL)
 def test_every_dtype_is_as_good_as_the_reference_in_it(cell: str, name: str, dtype: torch.dtype) -> None:
     """The reference in `dtype` rounds every intermediate; the kernels accumulate and carry the state in float32."""
-    scan = Scan(CELLS[cell], 4, 5, 37, 2, dtype, False)
+    scan = Scan(CELLS[cell], 4, 5, 37, 2, dtype)
     results = scan.by_kernels(launch(name, 37)), scan.by_reference(dtype), scan.by_reference()
     for a, b, t in zip(*([*outputs, *grads] for outputs, grads in results), strict=True):
         assert relative_error(a, t) <= TORCH_ERROR_FACTOR[dtype] * relative_error(b, t)
 
 
-@pytest.mark.parametrize("cell", CELL_NAMES)
+@pytest.mark.parametrize("cell", EVERY_CELL)
 def test_the_persistent_time_loop(cell: str) -> None:
     """All steps in one launch; a solo program waits for nobody, so the interpreter can run it."""
-    scan = Scan(CELLS[cell], 5, 3, 20, 2, torch.float64, True)
-    outputs, grads = scan.by_kernels(launch("solo", 20, schedule="persistent"))
-    expected_outputs, expected_grads = scan.by_reference()
-    assert worst_error(outputs, expected_outputs) < FLOAT64_ERROR
-    assert worst_error(grads, expected_grads) < FLOAT64_ERROR
+    Scan(CELLS[cell], 5, 3, 20, 2, torch.float64, True, True).check(launch("solo", 20, schedule="persistent"))
 
 
 @pytest.mark.parametrize("schedule", ["persistent", "stepwise"])
 def test_batches_beyond_one_launch_run_in_waves(schedule: str) -> None:
     scan = Scan(CELLS["gru"], 2, 35, 8, 2, torch.float64, True)
-    outputs, grads = scan.by_kernels(launch("solo", 8, schedule=schedule, batch_tiles=2))
+    scan.check(launch("solo", 8, schedule=schedule, batch_tiles=2))
+
+
+ENDING_EARLY = {
+    "the first tile": [2] * 8 + [1] * 8 + [5],
+    "the second tile": [5] * 16 + [2],
+    "a tile without a step": [0] * 16 + [3],
+    "every tile": [1] * 16 + [3],
+    "none": [5] * 17,
+    "no row has a step": [0] * 17,
+}
+
+
+@pytest.mark.parametrize("lengths", ENDING_EARLY)
+def test_tiles_that_end_early(lengths: str) -> None:
+    """Their last steps are not taken; what those would have written is there all the same."""
+    scan = Scan(CELLS["lstm"], 5, 17, 8, 2, torch.float64, ENDING_EARLY[lengths], True)
+    scan.check(launch("solo", 8, schedule="persistent"))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru_textbook"])
+def test_tiles_that_end_early_step_by_step(cell: str) -> None:
+    Scan(CELLS[cell], 4, 17, 8, 2, torch.float64, [2] * 15 + [1, 3], True).check(launch("streamed", 8))
+
+
+@pytest.mark.parametrize("name", ["solo", "split contraction"])
+@pytest.mark.parametrize("cell", ["lstm", "gru_textbook"])
+def test_nothing_leaks_from_behind_a_row_s_end(cell: str, name: str) -> None:
+    """NaN in what belongs to no step, and in the state behind a cut, stays out of everything else."""
+    scan = Scan(CELLS[cell], 3, 3, 20, 1, torch.float64, [3, 2, 0], True)
+    assert scan.resets is not None
+    scan.resets[0, 0] = True
     expected_outputs, expected_grads = scan.by_reference()
+    scan.state[:, :, 0] = float("nan")
+    for tensor in (scan.x, scan.dout, scan.dcells):
+        tensor[2:, 1], tensor[:, 2] = float("nan"), float("nan")
+    outputs, grads = scan.by_kernels(launch(name, 20))
     assert worst_error(outputs, expected_outputs) < FLOAT64_ERROR
     assert worst_error(grads, expected_grads) < FLOAT64_ERROR
 
 
-def test_without_upstream_gradient_of_the_output() -> None:
-    scan = Scan(CELLS["lstm"], 3, 4, 8, 1, torch.float64, False)
+def test_without_upstream_gradients() -> None:
+    scan = Scan(CELLS["lstm"], 3, 4, 8, 1, torch.float64)
     config = launch("solo", 8)
-    output, _, cells, saved = scan_fwd(scan.x, scan.weight, None, scan.state, None, scan.cell, config, "ieee", True)
-    with_zeros, without = (
-        scan_bwd(dout, scan.dfinal, scan.weight, scan.state, None, output, cells, saved, scan.cell, config, "ieee")[0]
-        for dout in (torch.zeros_like(output), None)
-    )
-    assert torch.equal(with_zeros, without)
+    given = (scan.weight, scan.state, None, None)
+    output, _, cells, saved = scan_fwd(scan.x, scan.weight, None, *given[1:], scan.cell, config, "ieee", True, False)
+    kept = (*given, output, cells, saved, scan.cell, config, "ieee")
+    with_zeros = scan_bwd(torch.zeros_like(output), scan.dfinal, torch.zeros_like(cells), *kept)
+    without = scan_bwd(None, scan.dfinal, None, *kept)
+    assert torch.equal(with_zeros[0], without[0])
 
 
-def test_nothing_is_saved_in_inference() -> None:
-    scan = Scan(CELLS["lstm"], 3, 4, 8, 1, torch.float32, False)
-    _, _, cells, saved = scan_fwd(
-        scan.x, scan.weight, None, scan.state, None, scan.cell, launch("solo", 8), "ieee", False
-    )
-    assert cells.numel() == saved.numel() == 0
+@pytest.mark.parametrize("wanted", [False, True], ids=["nothing", "the cells"])
+def test_what_is_kept_in_inference(wanted: bool) -> None:
+    scan = Scan(CELLS["lstm"], 3, 4, 8, 1, torch.float64, True)
+    given = (scan.x, scan.weight, None, scan.state, scan.lengths, None, scan.cell, launch("solo", 8), "ieee")
+    _, _, cells, saved = scan_fwd(*given, False, wanted)
+    assert saved.numel() == 0
+    assert cells.numel() == (3 * 4 * 8 if wanted else 0)
+    if wanted:
+        assert worst_error([cells], [scan.by_reference()[0][2]]) < FLOAT64_ERROR

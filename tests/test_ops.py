@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import CELLS as CELL_NAMES
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -14,7 +13,7 @@ from fastrnn import ops
 from fastrnn.cells import CELLS
 
 
-def _scan_arguments(cell: str, lengths: bool, save: bool = True) -> tuple[object, ...]:
+def _scan_arguments(cell: str, masked: bool, backend: str) -> tuple[object, ...]:
     c = CELLS[cell]
     T, B, D, H = 3, 2, 2, 4
 
@@ -26,42 +25,52 @@ def _scan_arguments(cell: str, lengths: bool, save: bool = True) -> tuple[object
         draw(D, c.gates, H, H),
         draw(D, c.gates, H) if c.splits_bias else None,
         draw(c.states, D, B, H),
-        torch.tensor([3, 1], dtype=torch.int32) if lengths else None,
+        torch.tensor([3, 1], dtype=torch.int32) if masked else None,
+        torch.tensor([[0, 1], [1, 0], [0, 0]], dtype=torch.bool) if masked else None,
         cell,
-        "stepwise",
-        save,
+        backend,
+        True,
+        True,
     )
 
 
-@pytest.mark.parametrize("lengths", [False, True], ids=["padded", "lengths"])
-@pytest.mark.parametrize("cell", CELL_NAMES)
-def test_opcheck(cell: str, lengths: bool) -> None:
-    torch.library.opcheck(torch.ops.fastrnn.scan.default, _scan_arguments(cell, lengths))
+every_case = pytest.mark.parametrize(
+    ("cell", "backend"), [(cell, backend) for cell in CELLS for backend in ("stepwise", "aten")]
+)
 
 
-@pytest.mark.parametrize("cell", CELL_NAMES)
-def test_opcheck_backward(cell: str) -> None:
-    arguments = [a.detach() if isinstance(a, Tensor) else a for a in _scan_arguments(cell, True)]
-    _, weight, _, state, lengths, *_ = arguments
+@pytest.mark.parametrize("masked", [False, True], ids=["full", "lengths and resets"])
+@every_case
+def test_opcheck(cell: str, backend: str, masked: bool) -> None:
+    torch.library.opcheck(torch.ops.fastrnn.scan.default, _scan_arguments(cell, masked, backend))
+
+
+@every_case
+def test_opcheck_backward(cell: str, backend: str) -> None:
+    arguments = [a.detach() if isinstance(a, Tensor) else a for a in _scan_arguments(cell, True, backend)]
+    _, weight, _, state, lengths, resets, *_ = arguments
     output, final, cells, saved = torch.ops.fastrnn.scan(*arguments)
+    upstream = (output.cos(), final.cos(), cells.cos())
     torch.library.opcheck(
         torch.ops.fastrnn.scan_backward.default,
-        (output.cos(), final.cos(), weight, state, lengths, output, cells, saved, cell, "stepwise"),
+        (*upstream, weight, state, lengths, resets, output, cells, saved, cell, backend),
     )
 
 
-@pytest.mark.parametrize("lengths", [False, True], ids=["padded", "lengths"])
-@pytest.mark.parametrize("cell", CELL_NAMES)
-def test_gradcheck(cell: str, lengths: bool) -> None:
-    x, weight, bias, state, rows, *_ = _scan_arguments(cell, lengths)
+@pytest.mark.parametrize("masked", [False, True], ids=["full", "lengths and resets"])
+@every_case
+def test_gradcheck(cell: str, backend: str, masked: bool) -> None:
+    x, weight, bias, state, lengths, resets, *_ = _scan_arguments(cell, masked, backend)
     differentiable = [t for t in (x, weight, bias, state) if t is not None]
 
-    def run(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
         given = iter(tensors)
         parts = [None if t is None else next(given) for t in (x, weight, bias, state)]
-        return ops.scan(*parts, rows, cell, "stepwise")  # type: ignore[arg-type]  # one of them may be None
+        return ops.scan(*parts, lengths, resets, cell, backend, True)  # type: ignore[arg-type]  # some may be None
 
     assert torch.autograd.gradcheck(run, differentiable, fast_mode=True)
+    if backend == "aten":
+        assert torch.autograd.gradgradcheck(run, differentiable, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
@@ -82,7 +91,7 @@ def test_only_what_will_be_differentiated_is_saved() -> None:
     original = ops.fused.scan
 
     def spy(*args: object) -> object:
-        calls.append(bool(args[-1]))
+        calls.append(bool(args[-2]))
         return original(*args)  # type: ignore[arg-type]  # passed through
 
     with pytest.MonkeyPatch.context() as patch:

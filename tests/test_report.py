@@ -22,11 +22,12 @@ PROGRAM = """
     from fastrnn.kernels.counts import COUNTS
     from fastrnn.kernels.offline import compile_scan
 
-    for arch, cell, backward, dtype, H, B, D, lengths, schedule, exchange in json.loads(sys.argv[1]):
+    for arch, cell, backward, dtype, H, B, D, options, schedule, exchange in json.loads(sys.argv[1]):
         device, counts = DEVICES[arch], COUNTS[cell]
-        shape = ScanShape(counts.gates, backward, 4 if dtype == "float32" else 2, B, H, D)
+        shape = ScanShape(counts.gates, backward, 4 if dtype == "float32" else 2, B, H, D, inner=counts.inner)
         config = choose(shape, device, schedule, exchange)
-        report = compile_scan(counts, backward, dtype, H, D, config, device.capability, lengths=lengths)
+        kept = dict.fromkeys(("lengths", "resets", "dcells"), options)
+        report = compile_scan(counts, backward, dtype, H, D, config, device.capability, **kept)
         print(json.dumps(dict(
             arch=arch, cell=cell, backward=backward, dtype=dtype, H=H, B=B, config=vars(config),
             limit=device.shared_bytes, estimate=shared_estimate(shape, config), **vars(report),
@@ -53,7 +54,7 @@ def check(reports: list[dict[str, Any]], count: int) -> None:
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_textbook", "rnn_tanh"])
 def test_shipped_launches_do_not_spill(cell: str, arch: str) -> None:
     """A sample over tiers, sizes and dtypes; `python -m bench kernels` compiles them all."""
     shapes = [
@@ -69,12 +70,12 @@ def test_shipped_launches_do_not_spill(cell: str, arch: str) -> None:
 
 
 def test_variants_do_not_spill() -> None:
-    """Both directions, unequal lengths, the barrier, and the stepwise schedule."""
+    """Both directions, unequal lengths with resets and a gradient of the cells, the barrier, the stepwise schedule."""
     cases = [
-        ("sm_90", cell, backward, "bfloat16", 512, 16, D, lengths, schedule, exchange)
-        for cell in ("lstm", "gru")
+        ("sm_90", cell, backward, "bfloat16", 512, 16, D, options, schedule, exchange)
+        for cell in ("lstm", "gru", "gru_textbook")
         for backward in (False, True)
-        for D, lengths, schedule, exchange in (
+        for D, options, schedule, exchange in (
             (2, True, "persistent", "flag"), (1, False, "persistent", "barrier"), (1, True, "stepwise", "none"),
         )
     ]  # fmt: skip
@@ -83,7 +84,7 @@ def test_variants_do_not_spill() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_textbook", "rnn_tanh"])
 def test_no_shipped_launch_spills(cell: str, arch: str) -> None:
     cases = [
         (arch, cell, backward, dtype, H, B, D, False, "persistent", "flag")

@@ -1,4 +1,7 @@
-"""torch's own kernels: cuDNN on a CUDA device, oneDNN or ATen on a CPU. A whole stack of layers in one call."""
+"""torch's own kernels: cuDNN on a CUDA device, oneDNN or ATen on a CPU. A whole stack of layers in one call.
+
+What torch's layers lack, `aten_scan` does with torch's operators.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ _CELL_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "RNN_TANH": torch._VF.rnn_tanh_cell,
     "RNN_RELU": torch._VF.rnn_relu_cell,
 }
+MODES = frozenset(_FUNCTIONS)
 
 
 def supports(problem: Problem) -> str | None:
@@ -39,7 +43,27 @@ def declines(problem: Problem) -> str | None:
     return None
 
 
+def lacks(problem: Problem) -> str | None:
+    """What torch's own layer does not do, or not well, of a problem, so that `aten_scan` does it; or None."""
+    if problem.cell.mode not in MODES:
+        return "the textbook GRU"
+    if problem.resets:
+        return "resets"
+    if problem.cells:
+        return "all cell states"
+    on_host = problem.device.type == "cpu"
+    if problem.lengths and (problem.grad or not on_host):
+        # On a CPU the lengths can be looked at, so that torch's packed layer can do it.
+        return "lengths"
+    if problem.packed and problem.grad and on_host:
+        return "packed input, whose gradient takes it time quadratic in T"
+    return None
+
+
 def describe(problem: Problem) -> str:
+    missing = lacks(problem)
+    if missing is not None:
+        return f"torch's operators, step by step (torch has no layer for {missing})"
     return "cuDNN through torch" if problem.device.type == "cuda" else "torch's own kernels"
 
 

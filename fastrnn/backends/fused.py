@@ -101,7 +101,7 @@ def tf32_allowed() -> bool:
 def scan_shape(cell: Cell, backward: bool, dtype: torch.dtype, batch: int, hidden: int, directions: int) -> ScanShape:
     """What the launch of one scan is chosen by, under torch's present TF32 switch."""
     ieee = dtype == torch.float32 and not tf32_allowed()
-    return ScanShape(cell.gates, backward, dtype.itemsize, batch, hidden, directions, ieee)
+    return ScanShape(cell.gates, backward, dtype.itemsize, batch, hidden, directions, ieee, cell.inner)
 
 
 def planned(problem: Problem, schedule: str) -> list[LaunchConfig | None]:
@@ -140,9 +140,11 @@ def scan(
     bias: Tensor | None,
     state: Tensor,
     lengths: Tensor | None,
+    resets: Tensor | None,
     cell: Cell,
     schedule: str,
     save: bool,
+    cells: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`kernels.launch.scan_fwd` under the launch chosen for these sizes."""
     from fastrnn.kernels.launch import scan_fwd
@@ -153,19 +155,23 @@ def scan(
         None if bias is None else bias.contiguous(),
         state.contiguous(),
         lengths,
+        None if resets is None else resets.contiguous(),
         cell,
         _launch_config(cell, False, x, schedule),
         "tf32" if tf32_allowed() else "ieee",
         save,
+        cells,
     )
 
 
 def scan_backward(
     dout: Tensor | None,
     dfinal: Tensor | None,
+    dcells: Tensor | None,
     weight: Tensor,
     state: Tensor,
     lengths: Tensor | None,
+    resets: Tensor | None,
     output: Tensor,
     cells: Tensor,
     saved: Tensor,
@@ -173,15 +179,17 @@ def scan_backward(
     schedule: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`kernels.launch.scan_bwd`, and the initial state's gradient made whole: `(dx, dr, dstate)`."""
-    from fastrnn.kernels.launch import scan_bwd
+    from fastrnn.kernels.launch import first_step, scan_bwd
 
     weight = weight.contiguous()
     dx, dr, dstate = scan_bwd(
         None if dout is None else dout.contiguous(),
         torch.zeros_like(state, memory_format=torch.contiguous_format) if dfinal is None else dfinal.contiguous(),
+        None if dcells is None else dcells.contiguous(),
         weight,
         state.contiguous(),
         lengths,
+        None if resets is None else resets.contiguous(),
         output,
         cells,
         saved,
@@ -189,7 +197,5 @@ def scan_backward(
         _launch_config(cell, True, output, schedule),
         "tf32" if tf32_allowed() else "ieee",
     )
-    # The kernel leaves out what reaches h0 through the first step's matmul: it would need one more exchange.
-    first = torch.stack([dr[-d, :, d] for d in range(dr.shape[2])])  # direction 0 starts at t = 0, direction 1 at T - 1
-    dstate[0] += first.flatten(2) @ weight.flatten(1, 2)
+    dstate[0] += first_step(dr, weight, lengths, resets, cell)
     return dx, dr, dstate.to(state.dtype)

@@ -1,0 +1,87 @@
+"""What callers may get wrong about `lengths` and `resets`, and the switch that has their values checked on a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+_DEBUG = contextvars.ContextVar("fastrnn.debug", default=False)
+
+
+@contextlib.contextmanager
+def debug(enabled: bool = True) -> Iterator[None]:
+    """Check the values of `lengths` that live on a GPU, which waits for it; without this they are clamped to [0, T].
+
+    Example:
+        with fastrnn.debug():
+            layer(x, lengths=lengths)
+
+    Args:
+        enabled: False turns the checks off again inside.
+    """
+    token = _DEBUG.set(enabled)
+    try:
+        yield
+    finally:
+        _DEBUG.reset(token)
+
+
+def checked_lengths(lengths: Tensor, time: int, batch: int | None, device: torch.device) -> Tensor:
+    """`lengths` as the scan takes them: `(B,)` int32 in [0, T], on `device`.
+
+    Args:
+        lengths: as the caller gave them.
+        time: T.
+        batch: B, or None for unbatched input, whose lengths have no axis.
+        device: the input's.
+
+    Raises:
+        TypeError: not a tensor of integers.
+        ValueError: another shape than `(batch,)`; values outside [0, T], if they are on the CPU or under `debug`.
+    """
+    if not isinstance(lengths, Tensor):
+        raise TypeError(f"lengths should be a tensor of integers, got {type(lengths).__name__}: torch.tensor(lengths)")
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise TypeError(f"lengths should be a tensor of integers, got {lengths.dtype}")
+    expected = () if batch is None else (batch,)
+    if tuple(lengths.shape) != expected:
+        raise ValueError(f"lengths should have shape {expected}, one per row of the batch, got {tuple(lengths.shape)}")
+    tracing = torch.compiler.is_compiling()
+    if not tracing and (lengths.device.type == "cpu" or _DEBUG.get()):
+        low, high = (int(v) for v in lengths.aminmax()) if lengths.numel() else (0, 0)
+        if low < 0 or high > time:
+            raise ValueError(
+                f"lengths should lie between 0 and the {time} time steps of the input, got {low} to {high}"
+            )
+    lengths = lengths.reshape(-1).clamp(0, time)
+    return lengths.to(device, torch.int32, non_blocking=True)
+
+
+def checked_resets(resets: Tensor, time: int, batch: int | None, batch_first: bool, device: torch.device) -> Tensor:
+    """`resets` as the scan takes them: `(T, B)` bool, on `device`.
+
+    Args:
+        resets: as the caller gave them, laid out like the input's batch and time axes.
+        time, batch, device: as for `checked_lengths`.
+        batch_first: whether the batch axis comes first.
+
+    Raises:
+        TypeError: not a tensor of bool.
+        ValueError: another shape than the input's.
+    """
+    if not isinstance(resets, Tensor):
+        raise TypeError(f"resets should be a tensor of bool, got {type(resets).__name__}")
+    if resets.dtype != torch.bool:
+        raise TypeError(f"resets should be a tensor of bool, got {resets.dtype}: resets.bool(), or resets > 0")
+    expected = (time,) if batch is None else (batch, time) if batch_first else (time, batch)
+    if tuple(resets.shape) != expected:
+        raise ValueError(f"resets should have the input's time and batch axes, {expected}, got {tuple(resets.shape)}")
+    if batch is None:
+        resets = resets.unsqueeze(1)
+    elif batch_first:
+        resets = resets.t()
+    return resets.to(device, non_blocking=True).contiguous()

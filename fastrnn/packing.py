@@ -1,0 +1,55 @@
+"""Between padded batches and packed rows: a PackedSequence for the kernels, and lengths for torch's own layers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastrnn.backends import aten
+from fastrnn.cells import Cell
+
+
+class Padding(NamedTuple):
+    """Where the rows of a PackedSequence's data go in a padded (T, B) tensor.
+
+    Attributes:
+        time, batch: the padded sizes.
+        positions: `(rows of data,)`, in the flattened (T, B).
+        lengths: `(B,)` int32.
+    """
+
+    time: int
+    batch: int
+    positions: Tensor
+    lengths: Tensor
+
+
+def padding_of(batch_sizes: Tensor, device: torch.device) -> Padding:
+    """From `PackedSequence.batch_sizes`, a CPU tensor: nothing waits for the device."""
+    time, batch = batch_sizes.numel(), int(batch_sizes[0])
+    present = torch.arange(batch).unsqueeze(0) < batch_sizes.unsqueeze(1)
+    index = present.flatten().nonzero().squeeze(1)
+    lengths = present.sum(0, dtype=torch.int32)
+    return Padding(time, batch, index.to(device, non_blocking=True), lengths.to(device, non_blocking=True))
+
+
+def by_torchs_packed_layer(
+    cell: Cell, input: Tensor, hx: tuple[Tensor, ...], options: tuple[Any, ...], lengths: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """`run` on a CPU, without gradients, for rows of unequal length; torch's layer takes none of length 0."""
+    T, B, _ = input.shape
+    lengths, order = lengths.sort(descending=True)
+    present = torch.arange(T).unsqueeze(1) < lengths
+    sizes = present.sum(1)
+    if not sizes[0]:
+        width = hx[0].shape[2] * (2 if options[-1] else 1)
+        return input.new_zeros(T, B, width), tuple(h.clone() for h in hx)
+    rows = order[: int(sizes[0])]
+    positions = (torch.arange(T).unsqueeze(1) * B + order)[present]
+    data = input.flatten(0, 1).index_select(0, positions)
+    states = tuple(h.index_select(1, rows) for h in hx)
+    found, final = aten.layers(cell, data, sizes[sizes > 0], states, *options)
+    output = found.new_zeros(T * B, found.shape[1]).index_copy_(0, positions, found)
+    return output.view(T, B, -1), tuple(h.index_copy(1, rows, f) for h, f in zip(hx, final, strict=True))

@@ -1,0 +1,112 @@
+"""Where a program's rows lie in memory and in time: pointers, when each row is active, where it is cut, what it reads.
+
+`offs_b` are the rows `[BLOCK_B]` of one batch tile, `own` the units `[1, BLOCK_H]` of one program, `mask` both.
+"""
+
+# mypy: ignore-errors
+# Jit functions: Triton types them, tuples that grow in unrolled loops included.
+
+import triton
+import triton.language as tl
+
+from fastrnn.kernels.tiles import load_tiles, zeros
+
+
+@triton.jit
+def row_pointers(ptr, t, offs_b, d, B, D: tl.constexpr, WIDTH: tl.constexpr):
+    """[BLOCK_B] pointers to time step t of each row in a (T, B, D, WIDTH) tensor."""
+    return ptr + ((tl.cast(t, tl.int64) * B + offs_b) * D + d) * WIDTH
+
+
+@triton.jit
+def state_pointers(ptr, offs_b, d, B, H: tl.constexpr):
+    """[BLOCK_B] pointers to each row of the first entry of a (STATES, D, B, H) tensor."""
+    return ptr + (tl.cast(d, tl.int64) * B + offs_b) * H
+
+
+@triton.jit
+def first_time(lengths_ptr, offs_b, mask_b, d, T, HAS_LENGTHS: tl.constexpr):
+    """The time step at which each row starts from its initial state, and its length."""
+    if HAS_LENGTHS:
+        length = tl.load(lengths_ptr + offs_b, mask=mask_b, other=0)
+    else:
+        length = tl.zeros_like(offs_b) + T
+    return tl.where(d == 0, 0, length - 1), length
+
+
+@triton.jit
+def active_steps(length, d, T, step0, step1, HAS_LENGTHS: tl.constexpr):
+    """The steps of `step0 <= step < step1` at which a row of the tile is active: `begin <= step < end`.
+
+    A function of the tile's rows alone, so all the programs that exchange with each other agree on it.
+    """
+    if HAS_LENGTHS:
+        longest = tl.max(length)
+        begin = tl.where(d == 0, step0, tl.minimum(tl.maximum(T - longest, step0), step1))
+        end = tl.where(d == 0, tl.maximum(tl.minimum(longest, step1), step0), step1)
+        return begin, end
+    else:
+        return step0, step1
+
+
+@triton.jit
+def idle_steps(begin, end, d, step0, step1):
+    """The steps that `active_steps` leaves out: they follow the active ones in time, so precede them in direction 1."""
+    return tl.where(d == 0, end, step0), tl.where(d == 0, step1, begin)
+
+
+@triton.jit
+def load_cut(resets_ptr, t, offs_b, mask_b, length, d, B):
+    """[BLOCK_B]: whether a row starts its step at t from zero state: where a sequence starts at t, or, for the reverse
+    direction, at the t + 1 that it comes from. A row's own end is no such boundary."""
+    start = t + d
+    rows = resets_ptr + tl.cast(start, tl.int64) * B + offs_b
+    return tl.load(rows, mask=mask_b & (start < length), other=0) != 0
+
+
+@triton.jit
+def load_state(
+    h_ptr, cells_ptr, state_ptr, t, starts, offs_b, own, mask, d, B, state_stride,
+    H: tl.constexpr, D: tl.constexpr, STATES: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """This program's units of the state after time step t, or of the initial state in rows where `starts`."""
+    initial = state_pointers(state_ptr, offs_b, d, B, H)
+    h_rows = tl.where(starts, initial, row_pointers(h_ptr, t, offs_b, d, B, D, H))
+    state = load_tiles(h_rows[:, None] + own, 0, mask, 1, ACC)
+    cells = row_pointers(cells_ptr, t, offs_b, d, B, D, (STATES - 1) * H)
+    for s in tl.static_range(1, STATES):
+        rows = tl.where(starts, initial + s * state_stride, cells + (s - 1) * H)
+        state = state + load_tiles(rows[:, None] + own, 0, mask, 1, ACC)
+    return state
+
+
+@triton.jit
+def load_step(
+    dout_ptr, dcells_ptr, h_ptr, cells_ptr, saved_ptr, state_ptr, resets_ptr, t, first, length, offs_b, own, mask_b,
+    mask, d, T, B, state_stride,
+    H: tl.constexpr, D: tl.constexpr, STATES: tl.constexpr, SAVED: tl.constexpr, HAS_DOUT: tl.constexpr,
+    HAS_DCELLS: tl.constexpr, HAS_RESETS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """What the backward step at t needs and no other program computes.
+
+    That is dy_t; the gradient of the other states, () for none; what forward saved; the state before t as if no row
+    were cut there, since step t - 1 needs it too; and the rows that are cut, () for none.
+    """
+    if HAS_DOUT:
+        dout = load_tiles(row_pointers(dout_ptr, t, offs_b, d, B, D, H)[:, None] + own, 0, mask, 1, ACC)
+    else:
+        dout = zeros(mask.shape, 1, ACC)
+    dcells = ()
+    if HAS_DCELLS:
+        dcells_rows = row_pointers(dcells_ptr, t, offs_b, d, B, D, (STATES - 1) * H)
+        dcells = load_tiles(dcells_rows[:, None] + own, H, mask, STATES - 1, ACC)
+    saved = load_tiles(row_pointers(saved_ptr, t, offs_b, d, B, D, SAVED * H)[:, None] + own, H, mask, SAVED, ACC)
+    # In the reverse direction a row that is not active yet has no slot before t = T - 1; any slot will do for it.
+    state_prev = load_state(
+        h_ptr, cells_ptr, state_ptr, tl.minimum(t - 1 + 2 * d, T - 1), first == t, offs_b, own, mask, d, B,
+        state_stride, H, D, STATES, ACC,
+    )  # fmt: skip
+    cut = ()
+    if HAS_RESETS:
+        cut = (load_cut(resets_ptr, t, offs_b, mask_b, length, d, B),)
+    return dout, dcells, saved, state_prev, cut
