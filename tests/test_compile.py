@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import io
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support import as_tuple, initial_state, run_layer, worst_error
+from support import as_tuple, compiling_environment, initial_state, run_layer, worst_error
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
@@ -22,8 +24,9 @@ from fastrnn import export
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 NAMES = ["LSTM", "GRU", "RNN"]
-DYNAMIC = ({0: Dim("T", min=2, max=1000), 1: Dim("B", min=2, max=1000)},)
+DYNAMIC = ({0: Dim("T", min=1, max=1000), 1: Dim("B", min=1, max=1000)},)
 SIZES = [(6, 2), (7, 9), (11, 8)]  # none equals another size: dynamo takes equal sizes for one
+EXPORTED_SIZES = [*SIZES, (1, 4), (40, 1)]
 
 
 def _layer(name: str, backend: str = "auto", projected: bool = True, **options: Any) -> nn.Module:
@@ -37,6 +40,21 @@ def _layer(name: str, backend: str = "auto", projected: bool = True, **options: 
     layer = getattr(fastrnn, name)(3, 5, backend=backend, **options)
     assert isinstance(layer, nn.Module)
     return layer
+
+
+def _case(name: str, **options: Any) -> nn.Module:
+    """The layer of `_layer`, or of one of the names that it does not know."""
+    if name == "relu":
+        return _layer("RNN", nonlinearity="relu", **options)
+    if name == "forward":
+        return fastrnn.LSTM(3, 5, num_layers=2, proj_size=3, **options)
+    return _layer("LSTM" if name == "unprojected" else name, projected=name != "unprojected", **options)
+
+
+def _state_argument(layer: nn.Module, batch: int) -> tuple[Any, tuple[Any, ...]]:
+    """A state as a layer takes it, and what torch.export needs to keep its batch dynamic beside the input's sizes."""
+    hx, batch_only = initial_state(layer, batch), {1: DYNAMIC[0][1]}
+    return (hx, (*DYNAMIC, (batch_only, batch_only))) if len(hx) > 1 else (hx[0], (*DYNAMIC, batch_only))
 
 
 @pytest.fixture(autouse=True)
@@ -96,13 +114,79 @@ def test_export_with_dynamic_length_and_batch(name: str, strict: bool) -> None:
         assert worst_error([again(x)[0]], [layer(x)[0]]) < 1e-6
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_export_into_torchs_own_operators(name: str) -> None:
-    layer = _layer(name).eval()
-    x = torch.randn(6, 4, 3)
-    program = torch.export.export(layer, (x,)).run_decompositions(export.decompositions())
+class _Chain(nn.Module):
+    """Every cell, one after the other, over a batch that is twice the input's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = fastrnn.LSTM(3, 5, bidirectional=True, proj_size=2)
+        self.gru = fastrnn.GRU(4, 5, bidirectional=True)
+        self.tanh = fastrnn.RNN(10, 5, bias=False)
+        self.relu = fastrnn.RNN(5, 5, nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = torch.cat([x, -x], 1)
+        x, (h, c) = self.lstm(x)
+        results = [h, c]
+        for layer in (self.gru, self.tanh, self.relu):
+            x, final = layer(x)
+            results.append(final)
+        return (x, *results)
+
+
+def _decomposed(model: nn.Module, *args: Any, dynamic: Any = DYNAMIC) -> torch.export.ExportedProgram:
+    program = torch.export.export(model, args, dynamic_shapes=dynamic)
+    program = program.run_decompositions(export.decompositions())
     assert not [n for n in program.graph.nodes if "fastrnn" in str(n.target)]
-    assert worst_error([program.module()(x)[0]], [layer(x)[0]]) < 1e-6
+    return program
+
+
+@pytest.mark.parametrize(("name", "bias"), [("LSTM", True), ("GRU", True), ("RNN", False), ("relu", True)])
+def test_export_into_torchs_own_operators(name: str, bias: bool) -> None:
+    """With dynamic sizes, from a given state, differentiable, stored and loaded."""
+    layer = _case(name, bias=bias).eval()
+    hx, dynamic = _state_argument(layer, 4)
+    stored = io.BytesIO()
+    torch.export.save(_decomposed(layer, torch.randn(6, 4, 3), hx, dynamic=dynamic), stored)
+    stored.seek(0)
+    again = torch.export.load(stored).module()
+    for T, B in EXPORTED_SIZES:
+        x, (hx, _) = torch.randn(T, B, 3), _state_argument(layer, B)
+        with torch.no_grad():
+            found, expected = again(x, hx), layer(x, hx)
+        assert worst_error([found[0], *as_tuple(found[1])], [expected[0], *as_tuple(expected[1])]) < 1e-6
+    x.requires_grad_()
+    gradients = [torch.autograd.grad(m(x, hx)[0].sin().sum(), x) for m in (again, layer)]
+    assert worst_error(*gradients) < 1e-5
+
+
+class _Packed(nn.Module):
+    """The operator over a PackedSequence: torch.export does not trace the layer over one, whose sizes are data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = fastrnn.GRU(3, 5)
+
+    def forward(self, data: Tensor, batch_sizes: Tensor, h: Tensor) -> Tensor:
+        weights = list(self.layer.parameters())
+        return torch.ops.fastrnn.aten_layer(data, batch_sizes, [h], weights, "gru")[0]
+
+
+def test_a_packed_sequence_is_refused_in_other_terms() -> None:
+    model = _Packed().eval()
+    args = (torch.randn(7, 3), torch.tensor([3, 2, 2]), torch.randn(1, 3, 5))
+    with pytest.raises(NotImplementedError, match="PackedSequence"):
+        _decomposed(model, *args, dynamic=None)
+    if importlib.util.find_spec("onnxscript") is None:
+        return
+    with pytest.raises(torch.onnx.errors.OnnxExporterError) as caught:
+        torch.onnx.export(
+            model, args, dynamo=True, custom_translation_table=export.onnx_translation_table(), verbose=False
+        )
+    cause: BaseException | None = caught.value
+    while cause is not None and not isinstance(cause, NotImplementedError):
+        cause = cause.__cause__
+    assert "PackedSequence" in str(cause)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
@@ -118,20 +202,48 @@ def test_aot_inductor(tmp_path: Path) -> None:
             assert worst_error([compiled(x)[0]], [layer(x)[0]]) < 1e-5
 
 
+_WITHOUT_FASTRNN = """
+import sys
+import torch
+model = torch._inductor.aoti_load_package(sys.argv[1])
+torch.save([model(x) for x in torch.load(sys.argv[2])], sys.argv[3])
+assert "fastrnn" not in sys.modules
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
+def test_aot_inductor_without_fastrnn(tmp_path: Path) -> None:
+    """What a decomposed program was compiled to runs in a process that never imports fastrnn."""
+    model = _Chain().eval()
+    files = [str(tmp_path / name) for name in ("model.pt2", "inputs.pt", "results.pt")]
+    inputs = [torch.randn(T, B, 3) for T, B in EXPORTED_SIZES]
+    with torch.no_grad():
+        torch._inductor.aoti_compile_and_package(_decomposed(model, torch.randn(6, 4, 3)), package_path=files[0])
+        torch.save(inputs, files[1])
+        command = [sys.executable, "-c", _WITHOUT_FASTRNN, *files]
+        subprocess.run(command, check=True, cwd=tmp_path, env=compiling_environment())
+        for x, found in zip(inputs, torch.load(files[2]), strict=True):
+            assert worst_error(found, model(x)) < 1e-5
+
+
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs onnx, onnxscript and onnxruntime")
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("name", [*NAMES, "relu"])
-def test_onnx(name: str, bias: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [True, False], ids=["given state", "zero state"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("name", [*NAMES, "relu", "unprojected", "forward"])
+def test_onnx(name: str, bias: bool, given: bool, tmp_path: Path) -> None:
     import onnxruntime
 
-    options = {"nonlinearity": "relu"} if name == "relu" else {}
-    layer = _layer("RNN" if name == "relu" else name, projected=False, bias=bias, **options).eval()
+    layer = _case(name, bias=bias).eval()
+    args, dynamic = [torch.randn(6, 4, 3)], DYNAMIC
+    if given:
+        hx, dynamic = _state_argument(layer, 4)
+        args.append(hx)
     program = torch.onnx.export(
         layer,
-        (torch.randn(6, 4, 3),),
+        tuple(args),
         dynamo=True,
         opset_version=18,
-        dynamic_shapes=DYNAMIC,
+        dynamic_shapes=dynamic,
         custom_translation_table=export.onnx_translation_table(),
         verbose=False,
     )
@@ -139,28 +251,15 @@ def test_onnx(name: str, bias: bool, tmp_path: Path) -> None:
     path = str(tmp_path / "layer.onnx")
     program.save(path)
     session = onnxruntime.InferenceSession(path)
-    for T, B in SIZES:
-        x = torch.randn(T, B, 3)
-        found = [torch.from_numpy(r) for r in session.run(None, {session.get_inputs()[0].name: x.numpy()})]
-        output, final = layer(x)
-        assert worst_error(found, [output, *as_tuple(final)]) < 1e-5
-
-
-@pytest.mark.skipif(importlib.util.find_spec("onnxscript") is None, reason="needs onnxscript")
-def test_onnx_refuses_what_its_operators_lack() -> None:
-    layer = _layer("LSTM", projected=True).eval()
-    with pytest.raises(torch.onnx.errors.OnnxExporterError) as caught:
-        torch.onnx.export(
-            layer,
-            (torch.randn(6, 4, 3),),
-            dynamo=True,
-            custom_translation_table=export.onnx_translation_table(),
-            verbose=False,
-        )
-    cause: BaseException | None = caught.value
-    while cause is not None and not isinstance(cause, NotImplementedError):
-        cause = cause.__cause__
-    assert "no projection" in str(cause)
+    for T, B in EXPORTED_SIZES:
+        args = [torch.randn(T, B, 3)]
+        if given:
+            args.append(_state_argument(layer, B)[0])
+        feed = [args[0], *(as_tuple(args[1]) if given else ())]
+        names = [i.name for i in session.get_inputs()]
+        found = session.run(None, {n: t.numpy() for n, t in zip(names, feed, strict=True)})
+        output, final = layer(*args)
+        assert worst_error([torch.from_numpy(r) for r in found], [output, *as_tuple(final)]) < 1e-5
 
 
 class _First(nn.Module):
