@@ -282,6 +282,79 @@ def test_packed_sequences(cell: str) -> None:
         assert relative_error(a, b) < 1e-4
 
 
+def _made(cell: str, hidden: int, dtype: torch.dtype, backend: str, **options: Any) -> nn.RNNBase:
+    name = {"lstm": "LSTM", "gru": "GRU", "gru_textbook": "GRU"}.get(cell, "RNN")
+    if cell == "gru_textbook":
+        options["reset_after"] = False
+    layer = getattr(fastrnn, name)(48, hidden, dtype=dtype, device="cuda", backend=backend, **options)
+    assert isinstance(layer, nn.RNNBase)
+    return layer
+
+
+def _masked_run(layer: nn.RNNBase, input: Tensor, hx: tuple[Tensor, ...], **options: Any) -> list[Tensor]:
+    """Results and gradients of `layer(input, hx, **options)`, under fixed upstream gradients."""
+    dtype = layer.weight_hh_l0.dtype
+    x, *states = (t.to(dtype, copy=True).requires_grad_() for t in (input, *hx))
+    output, final, *cells = layer(x, tuple(states) if len(states) > 1 else states[0], **options)
+    results = [output, *as_tuple(final), *cells]
+    generator = torch.Generator("cuda").manual_seed(5)
+    upstream = [torch.randn(r.shape, generator=generator, device="cuda").to(dtype) for r in results]
+    return results + list(torch.autograd.grad(results, [x, *states, *layer.parameters()], upstream))
+
+
+@pytest.mark.parametrize("size", [(12, 21, 24), (12, 21, 200), (9, 40, 512), (5, 6, 2048)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_textbook", "rnn_tanh"])
+def test_lengths_resets_and_cells(cell: str, schedule: str, dtype: torch.dtype, size: tuple[int, int, int]) -> None:
+    """Against the reference in float64, the padding poisoned."""
+    T, B, H = size
+    ours = _made(cell, H, dtype, schedule, bidirectional=True)
+    truth = _made(cell, H, torch.float64, "reference", bidirectional=True)
+    truth.load_state_dict(ours.state_dict())
+    lengths = torch.randint(0, T + 1, (B,), device="cuda")
+    lengths[16:32] = 2  # a batch tile that ends early
+    resets = torch.rand(T, B, device="cuda") < 0.2
+    input = torch.randn(T, B, 48, device="cuda").to(dtype)
+    hx = tuple(torch.randn(2, B, H, device="cuda").to(dtype) for _ in range(2 if cell == "lstm" else 1))
+    options: dict[str, Any] = {"return_cells": True} if cell == "lstm" else {}
+    for masks in ({"lengths": lengths}, {"resets": resets}, {"lengths": lengths, "resets": resets}):
+        found = _masked_run(ours, input, hx, **masks, **options)
+        expected = _masked_run(truth, input.double(), tuple(h.double() for h in hx), **masks, **options)
+        bound = {torch.float16: 1e-2, torch.bfloat16: 6e-2, torch.float32: 2e-5}[dtype]
+        errors = [relative_error(a, b) for a, b in zip(found, expected, strict=True)]
+        assert max(errors) < bound, errors
+
+
+def test_lengths_and_resets_wait_for_nothing() -> None:
+    """On the GPU their values are never looked at, so that a whole call can be captured in a graph."""
+    layer = _made("lstm", 256, torch.bfloat16, "persistent", num_layers=2, bidirectional=True)
+    input = torch.randn(20, 16, 48, device="cuda", dtype=torch.bfloat16)
+    lengths, resets = torch.randint(0, 21, (16,), device="cuda"), torch.rand(20, 16, device="cuda") < 0.1
+    layer(input, lengths=lengths, resets=resets)[0].sum().backward()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        layer(input, lengths=lengths, resets=resets)[0].sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad():
+        with torch.cuda.graph(graph):
+            captured = layer(input, lengths=lengths, resets=resets)[0]
+        lengths.copy_(torch.randint(0, 21, (16,), device="cuda"))
+        graph.replay()
+        assert torch.equal(captured, layer(input, lengths=lengths, resets=resets)[0])
+
+
+def test_lengths_on_the_gpu_are_clamped_or_checked() -> None:
+    layer, input = _made("gru", 64, torch.float32, "persistent"), torch.randn(5, 3, 48, device="cuda")
+    wild, tame = (torch.tensor(values, device="cuda") for values in ([-3, 9, 2], [0, 5, 2]))
+    assert torch.equal(layer(input, lengths=wild)[0], layer(input, lengths=tame)[0])
+    with fastrnn.debug(), pytest.raises(ValueError, match="between 0 and the 5 time steps of the input, got -3 to 9"):
+        layer(input, lengths=wild)
+
+
 def test_auto_takes_the_kernels_and_explains(capsys: pytest.CaptureFixture[str]) -> None:
     layer = fastrnn.LSTM(8, 64, device="cuda")
     fastrnn.explain(layer, torch.randn(3, 2, 8, device="cuda"))
