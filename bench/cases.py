@@ -28,6 +28,11 @@ class Shape:
     H: int
     layers: int = 1
 
+    def __str__(self) -> str:
+        """As the command line takes it."""
+        sizes = (self.T, self.B, self.I, self.H, *((self.layers,) if self.layers > 1 else ()))
+        return ",".join(map(str, sizes))
+
 
 @dataclass(frozen=True)
 class Case:

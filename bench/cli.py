@@ -1,17 +1,14 @@
-"""The command line, `python -m bench` and `fastrnn-bench`: arguments only.
-
-What a subcommand needs is imported when it runs: `kernels` works without torch.
-"""
+"""The command line, `python -m bench` and `fastrnn-bench`: arguments only; `commands` acts on them."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from fastrnn.bench import cases, kernels, record
+from fastrnn.bench import cases, commands, kernels, record
 from fastrnn.kernels import configs
 
 
@@ -32,7 +29,8 @@ def _several(parser: argparse.ArgumentParser, name: str, help: str, **options: A
     parser.add_argument(name, action="append", help=f"{help}; may be repeated", **options)
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
+def _add_rows(parser: argparse.ArgumentParser) -> None:
+    """What chooses the rows."""
     _several(parser, "--cell", "cell", choices=cases.CELLS)
     _several(parser, "--mode", "forward (inference) or train (forward and backward)", choices=cases.MODES)
     _several(parser, "--dtype", "dtype of weights and inputs", choices=cases.DTYPES)
@@ -42,18 +40,28 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--lengths", choices=cases.LENGTHS, help="how long the rows are (default: full, without a lengths argument)"
     )
     parser.add_argument(
-        "--reset-rate",
-        type=cases.parse_rate,
-        metavar="R",
-        help="share of steps at which rows start afresh (default: 0)",
+        "--reset-rate", type=cases.parse_rate, metavar="R", help="share of steps that start rows afresh (default: 0)"
     )
     parser.add_argument("--return-cells", action="store_true", help="return every cell state as well (lstm)")
-    _several(parser, "--provider", "who is measured (default: fastrnn, and its peer in the row)", metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="the quick set: what runs if no option chooses rows")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_rows(parser)
+    _several(parser, "--provider", "who is measured (default: fastrnn, and its peer in the row)", metavar="NAME")
+    parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="default: a GPU if there is")
+    parser.add_argument("--repeat", type=_positive, default=1, metavar="N", help="measure all rows N times in turn")
     parser.add_argument("--json", metavar="FILE", help="append one JSON object per row and provider")
+    parser.add_argument("--csv", metavar="FILE", help="append the same as CSV")
+    parser.add_argument(
+        "--resume", action="store_true", help="leave out what --json has of this commit and machine, unless it failed"
+    )
+    parser.add_argument(
+        "--base", metavar="REF", help="measure that commit's fastrnn too, in turn with this one, and compare the two"
+    )
     parser.add_argument("--list", action="store_true", help="print the rows and exit")
     parser.add_argument("--commit", metavar="SHA", help="commit to record (default: the checkout's)")
-    parser.set_defaults(call=_run, parser=parser)
+    parser.set_defaults(call=commands.run, parser=parser)
 
 
 def _add_kernels(parser: argparse.ArgumentParser) -> None:
@@ -65,109 +73,57 @@ def _add_kernels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bidirectional", action="store_true", help="both directions in one launch")
     parser.add_argument("--schedule", choices=["persistent", "stepwise"], default="persistent")
     parser.add_argument("--json", metavar="FILE", help="append one JSON object per row")
-    parser.set_defaults(call=_kernels, parser=parser)
+    parser.set_defaults(call=commands.kernels, parser=parser)
 
 
-def _check_file(arguments: argparse.Namespace) -> None:
-    """Refuse a file that cannot be written before minutes have gone into its rows."""
-    if arguments.json is not None:
-        try:
-            open(arguments.json, "a").close()
-        except OSError as error:
-            arguments.parser.error(f"argument --json: cannot write {arguments.json!r}: {error.strerror}")
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("old", metavar="OLD", help="results file of before")
+    parser.add_argument("new", metavar="NEW", help="results file of now")
+    parser.set_defaults(call=commands.compare, parser=parser)
 
 
-def _chosen(arguments: argparse.Namespace, cuda: bool) -> list[cases.Case]:
-    """The rows asked for."""
-    options = (arguments.cell, arguments.mode, arguments.dtype, arguments.shape, arguments.bidirectional)
-    if not any((*options, arguments.lengths, arguments.reset_rate, arguments.return_cells)):
-        return cases.quick(cuda)
-    if arguments.quick:
-        arguments.parser.error("--quick is a set of its own: it takes no option that chooses rows")
-    try:
-        rows = cases.product(
-            arguments.cell or ["lstm"],
-            arguments.mode or cases.MODES,
-            arguments.dtype or [cases.default_dtype(cuda)],
-            arguments.shape or [cases.default_shape(cuda)],
-            arguments.bidirectional,
-            arguments.lengths or "full",
-            arguments.reset_rate or 0.0,
-            arguments.return_cells,
-        )
-    except ValueError as error:
-        arguments.parser.error(str(error))
-    return rows
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="*", metavar="FILE", help="results files (default: those committed)")
+    parser.add_argument("--readme", metavar="FILE", help="put the report between this file's bench:begin and bench:end")
+    parser.set_defaults(call=commands.report, parser=parser)
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    if importlib.util.find_spec("torch") is None:
-        arguments.parser.exit(1, f"{arguments.parser.prog}: error: torch is not installed\n")
-    from fastrnn.bench import run
-    from fastrnn.bench.providers import PROVIDERS
-
-    cuda = run.device().type == "cuda"
-    rows = _chosen(arguments, cuda)
-    providers = list(dict.fromkeys(arguments.provider or ()))
-    for name in providers:
-        if name not in PROVIDERS:
-            arguments.parser.error(
-                f"argument --provider: invalid choice: {name!r} (choose from {', '.join(PROVIDERS)})"
-            )
-    if arguments.list:
-        run.list_cases(rows)
-        return 0
-    _check_file(arguments)
-    code = run.run(rows, providers, arguments.json, arguments.commit or record.commit())
-    if not cuda and rows == cases.quick(cuda):
-        return max(code, _quick_kernels())
-    return code
+def _add_env(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(call=commands.env, parser=parser)
 
 
-def _quick_kernels() -> int:
-    """What can be said of the GPU kernels without a GPU."""
-    print("\nThe GPU kernels, compiled for an H100 (sm_90) that is not here; `kernels` reports on more of them.")
-    reason = kernels.unavailable()
-    if reason is not None:
-        print(f"Left out: {reason}.")
-        return 0
-    return kernels.report(kernels.quick(), None)
-
-
-def _kernels(arguments: argparse.Namespace) -> int:
-    reason = kernels.unavailable()
-    if reason is not None:
-        arguments.parser.exit(1, f"{arguments.parser.prog}: error: {reason}\n")
-    _check_file(arguments)
-    todo = kernels.jobs(
-        arguments.arch or ["sm_90"],
-        arguments.cell or ["lstm", "gru", "rnn_tanh"],
-        arguments.dtype or ["bfloat16", "float32"],
-        arguments.hidden or kernels.HIDDEN,
-        arguments.batch or [16, 64],
-        2 if arguments.bidirectional else 1,
-        arguments.schedule,
-    )
-    return kernels.report(todo, arguments.json)
+_COMMANDS = (
+    ("run", _add_run, "time layers against torch.nn, results checked first"),
+    ("compare", _add_compare, "say which rows of two results files are faster, slower or the same"),
+    ("report", _add_report, "print results as tables in Markdown"),
+    ("kernels", _add_kernels, "compile the GPU kernels with no GPU present, and report what they use"),
+    ("env", _add_env, "print the versions and the hardware, for a bug report"),
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands."""
     parser = _Parser(prog="fastrnn-bench", description="Benchmarks of fastrnn.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run_help = "time layers against torch.nn, results checked first"
-    _add_run(commands.add_parser("run", help=run_help, description=run_help))
-    kernels_help = "compile the GPU kernels with no GPU present, and report what they use"
-    _add_kernels(commands.add_parser("kernels", help=kernels_help, description=kernels_help))
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, add, text in _COMMANDS:
+        add(subparsers.add_parser(name, help=text, description=text))
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; the exit code."""
+    """Run a command line; the exit code: 0, 1 for a failure, 2 for a command line that is wrong, 130 interrupted."""
     arguments = build_parser().parse_args(argv)
     try:
         code: int = arguments.call(arguments)
     except KeyboardInterrupt:
-        print(f"{arguments.parser.prog}: interrupted; the rows printed are all there are", file=sys.stderr)
+        rest = "; run again with --resume to go on" if getattr(arguments, "json", None) else ""
+        print(f"{arguments.parser.prog}: interrupted; the rows printed are all there are{rest}", file=sys.stderr)
         return 130
+    except record.BenchError as error:
+        print(f"{arguments.parser.prog}: error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # as under `| head`
+        # Python flushes stdout once more when it exits, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     return code

@@ -1,12 +1,14 @@
-"""What is kept of a run: one JSON object per row and provider, with what it was measured on.
+"""What is kept of a run: one JSON object per row, provider and repetition, with what it was measured on.
 
 Neither absolute paths nor host names go in. torch is imported only to ask it about the machine.
 """
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -14,6 +16,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,8 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import fastrnn
+from fastrnn.bench.cases import Case
 
 VERSION = 2  # of the rows; a file of another version is refused, not guessed at
+
+
+class BenchError(ValueError):
+    """What ends a command with one line and exit code 1."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,8 @@ class Row:
         peer: the provider this row is compared with: torch.nn, or what takes its place where it lacks something.
         ratio: the peer's us_per_step over this one's; above 1 is faster than the peer. None without either.
         peer_algorithm: what the peer should run for this case.
-        commit: of the code measured, `-dirty` where it was changed since.
+        command: the command line that chose the rows, without its files.
+        commit: of the code measured; `-dirty-` and a digest of the changes where there were any.
         time: when the row was finished, UTC.
     """
 
@@ -89,8 +98,15 @@ class Row:
     triton: str | None
     cudnn: str | None
     python: str
+    command: str
     commit: str | None
     time: str
+
+    def case(self) -> Case:
+        return Case(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Case)})
+
+    def environment(self) -> Environment:
+        return Environment(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Environment)})
 
 
 def _output(*command: str) -> str | None:
@@ -109,11 +125,10 @@ def _cpu_name() -> str | None:
 
 
 @functools.cache
-def environment() -> Environment:
-    """This machine."""
+def environment(cuda: bool) -> Environment:
+    """This machine, its GPU or its CPU."""
     import torch
 
-    cuda = torch.cuda.is_available()
     driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None
     return Environment(
         device="cuda" if cuda else "cpu",
@@ -129,14 +144,15 @@ def environment() -> Environment:
 
 
 def commit() -> str | None:
-    """The commit of the checkout fastrnn is imported from; None where it is not imported from one."""
+    """The commit of the checkout fastrnn is imported from, as in `Row`; None where it is not imported from one."""
     file = Path(fastrnn.__file__)
     # An installed copy may lie inside some checkout, as in a virtual environment there, without being part of it.
     git = ("git", "--no-optional-locks", "-C", str(file.parent))
     if _output(*git, "ls-files", "--error-unmatch", file.name) is None:
         return None
-    head, changes = _output(*git, "rev-parse", "HEAD"), _output(*git, "status", "--porcelain", "-uno")
-    return f"{head}-dirty" if head and changes else head
+    head, changes = _output(*git, "rev-parse", "HEAD"), _output(*git, "diff", "HEAD")
+    # The digest tells one change from the next: a run that goes on must not take the one's rows for the other's.
+    return f"{head}-dirty-{hashlib.sha256(changes.encode()).hexdigest()[:8]}" if head and changes else head
 
 
 def now() -> str:
@@ -148,25 +164,54 @@ def append(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
     """Add one line to a results file; on disk when this returns."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def append_csv(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
+    """Add one line to a CSV file, and the headings to one that is empty."""
+    with open(path, "a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def mend(path: str | os.PathLike[str]) -> None:
+    """Cut off a last line that was not written to its end, with a note: the next row would continue it."""
+    content = Path(path).read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        print(f"{Path(path).name}: the last line was cut short and is dropped", file=sys.stderr)
+        os.truncate(path, len(whole))
 
 
 def read(path: str | os.PathLike[str]) -> list[Row]:
-    """The rows of a results file.
+    """The rows of a results file; a last line that was cut short is left out, with a note.
 
     Raises:
-        ValueError: a line is no row, or one of another version.
+        BenchError: there is no such file, a line is no row, or one is of another version.
     """
-    names = {field.name for field in dataclasses.fields(Row)}
-    rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    name = Path(path).name
+    try:
+        *lines, rest = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"cannot read {name}: {getattr(error, 'strerror', None) or 'not text'}") from None
+    if rest:
+        print(f"{name}: the last line was cut short and is dropped", file=sys.stderr)
+    return [_row(line, f"{name}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _row(line: str, place: str) -> Row:
+    try:
         values = json.loads(line)
-        place = f"{Path(path).name}, line {number}"
-        if not isinstance(values, dict) or "provider" not in values:
-            raise ValueError(f"{place}: not a benchmark row")
-        version = values.get("version", 1)
-        if version != VERSION:
-            raise ValueError(f"{place}: version {version}, this reads version {VERSION}; measure again")
-        if set(values) != names:
-            raise ValueError(f"{place}: not a benchmark row")
-        rows.append(Row(**values))
-    return rows
+    except json.JSONDecodeError:
+        values = None
+    if not isinstance(values, dict) or "provider" not in values:
+        raise BenchError(f"{place}: not a benchmark row")
+    version = values.get("version", 1)
+    if version != VERSION:
+        raise BenchError(f"{place}: version {version}, this reads version {VERSION}; measure again")
+    if set(values) != {field.name for field in dataclasses.fields(Row)}:
+        raise BenchError(f"{place}: not a benchmark row")
+    return Row(**values)

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from fastrnn.bench import record
 from fastrnn.bench.cases import Case
-from fastrnn.bench.measure import Outcome, failed, make_truth, measure
+from fastrnn.bench.measure import Outcome, Truth, failed, make_truth, measure
+from fastrnn.bench.progress import Display, progress
 from fastrnn.bench.providers import PROVIDERS, peer_algorithm, peer_of
-from fastrnn.bench.table import Column, emit, heading, line
+from fastrnn.bench.record import Row
+from fastrnn.bench.table import CASE_COLUMNS, Column, case_values, emit, heading, line
 
-CASE_COLUMNS = (
-    Column("cell", 12, right=False),
-    Column("mode", 7, right=False),
-    Column("dtype", 8, right=False),
-    Column("T", 5),
-    Column("B", 4),
-    Column("I", 5),
-    Column("H", 5),
-    Column("layers", 6),
-    Column("bidir", 5),
-    Column("extras", 20, right=False),
-)
 RESULT_COLUMNS = (
     Column("provider", 15, right=False),
     Column("backend", 10, right=False),
@@ -39,115 +30,175 @@ RESULT_COLUMNS = (
 COLUMNS = (*CASE_COLUMNS, *RESULT_COLUMNS)
 
 
-def device() -> torch.device:
-    """Where to measure: the GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+@dataclass(frozen=True)
+class Plan:
+    """What a run measures, and where it goes.
+
+    Attributes:
+        cases: the rows.
+        providers: who is measured on each; fastrnn and the row's peer where this is empty.
+        device: where.
+        command: the command line, for the record.
+        commit: of the code, for the record.
+        json, csv: files to append to, or None.
+        done: rows that a run before this one finished; they are not measured again.
+    """
+
+    cases: Sequence[Case]
+    providers: Sequence[str]
+    device: torch.device
+    command: str
+    commit: str | None
+    json: str | None = None
+    csv: str | None = None
+    done: Sequence[Row] = field(default=(), repr=False)
+
+    def providers_of(self, case: Case) -> list[str]:
+        """The peer first: the others' ratios need it."""
+        peer = peer_of(case)
+        return sorted(self.providers or ("fastrnn", peer), key=lambda name: name != peer)
 
 
-def introduction() -> str:
+def device(asked: str) -> torch.device:
+    """Where to measure: the GPU if there is one, unless the CPU is asked for.
+
+    Raises:
+        BenchError: a GPU is asked for, and there is none.
+    """
+    cuda = torch.cuda.is_available()
+    if asked == "cuda" and not cuda:
+        raise record.BenchError("--device cuda: no CUDA GPU here")
+    return torch.device("cuda" if cuda and asked != "cpu" else "cpu")
+
+
+def introduction(env: record.Environment) -> str:
     """What this run compares, and on what."""
-    env = record.environment()
     if env.device == "cuda":
         tf32 = "allowed" if torch.backends.cudnn.allow_tf32 else "off"
         return (
             f"GPU: {env.gpu}, driver {env.driver}. torch {env.torch}, triton {env.triton}, cuDNN {env.cudnn}, "
             f"TF32 {tf32}.\nThis compares fastrnn's kernels with torch.nn, which is cuDNN here."
         )
+    missing = "Not on a GPU" if torch.cuda.is_available() else "No CUDA GPU here"
     return (
-        "No CUDA GPU here: this compares fastrnn's CPU path (torch's own kernels) with torch.nn on the CPU; "
+        f"{missing}: this compares fastrnn's CPU path (torch's own kernels) with torch.nn on the CPU; "
         "it says nothing about GPU speed.\n"
         f"CPU: {env.cpu}, {env.threads} thread{'s' * (env.threads > 1)}. torch {env.torch}."
     )
-
-
-def _case_values(case: Case) -> list[object]:
-    sizes = [case.cell, case.mode, case.dtype, case.T, case.B, case.I, case.H, case.layers]
-    return [*sizes, "yes" if case.bidirectional else "no", case.extras() or None]
 
 
 def list_cases(cases: Sequence[Case]) -> None:
     """Print the rows that would be measured."""
     emit(heading(CASE_COLUMNS))
     for case in cases:
-        emit(line(CASE_COLUMNS, _case_values(case)))
+        emit(line(CASE_COLUMNS, case_values(case)))
 
 
-def ratio_of(peer: Outcome | None, outcome: Outcome) -> float | None:
+def ratio_of(peer: float | None, us_per_step: float | None) -> float | None:
     """How many times faster than the peer."""
-    if peer is None or peer.us_per_step is None or outcome.us_per_step is None:
-        return None
-    return peer.us_per_step / outcome.us_per_step
+    return None if peer is None or us_per_step is None else peer / us_per_step
 
 
-def outcomes(case: Case, providers: Sequence[str], where: torch.device) -> Iterator[tuple[str, Outcome, float | None]]:
-    """Provider, outcome and ratio, the peer first: the others' ratios need it. What raises is an outcome too.
-
-    Without providers, fastrnn and the case's peer are measured.
-    """
-    peer_name = peer_of(case)
-    providers = providers or ("fastrnn", peer_name)
+def _outcome(case: Case, provider: str, truth: Truth | Exception, where: torch.device) -> Outcome:
+    """What raises is an outcome too: out of memory, or anything a backend may raise. The other rows go on."""
+    if isinstance(truth, Exception):
+        return failed(truth)
     try:
-        truth = make_truth(case, where)
-    except Exception as error:  # out of memory, or anything a backend may raise: the other rows go on
-        yield from ((name, failed(error), None) for name in providers)
-        return
-    peer = None
-    for name in sorted(providers, key=lambda name: name != peer_name):
-        try:
-            outcome = measure(case, PROVIDERS[name], truth, where)
-        except Exception as error:
-            outcome = failed(error)
-        if name == peer_name:
-            peer = outcome
-        yield name, outcome, ratio_of(peer, outcome)
+        return measure(case, PROVIDERS[provider], truth, where)
+    except Exception as error:
+        return failed(error)
 
 
-def _show(row: record.Row, case: Case) -> None:
+def _truth(case: Case, where: torch.device) -> Truth | Exception:
+    try:
+        return make_truth(case, where)
+    except Exception as error:
+        return error
+
+
+def finished(rows: Sequence[Row], commit: str | None, env: record.Environment) -> dict[tuple[Case, str], list[Row]]:
+    """The rows that need not be measured again: of this code and this machine, and not failed."""
+    found: dict[tuple[Case, str], list[Row]] = {}
+    for row in rows:
+        if row.commit == commit and row.environment() == env and row.status != "FAILED":
+            found.setdefault((row.case(), row.provider), []).append(row)
+    return found
+
+
+def rows_of(plan: Plan, done: dict[tuple[Case, str], list[Row]], repetition: int, display: Display) -> Iterator[Row]:
+    """Measure what is not done yet. Rows that are done only lend their time to the ratio."""
+    env = dataclasses.asdict(record.environment(plan.device.type == "cuda"))
+    for case in plan.cases:
+        peer, peer_us, truth = peer_of(case), None, None
+        for provider in plan.providers_of(case):
+            before = done.get((case, provider), [])
+            row = before[repetition] if repetition < len(before) else None
+            if row is None:
+                words = (case.mode, case.cell, case.dtype, f"T={case.T} B={case.B} H={case.H}", case.extras(), provider)
+                display.next(" ".join(filter(None, words)))
+                truth = truth or _truth(case, plan.device)
+                outcome = _outcome(case, provider, truth, plan.device)
+                if provider == peer:
+                    peer_us = outcome.us_per_step
+                yield Row(
+                    version=record.VERSION,
+                    **dataclasses.asdict(case),
+                    **dataclasses.asdict(outcome),
+                    **env,
+                    provider=provider,
+                    peer=peer,
+                    ratio=ratio_of(peer_us, outcome.us_per_step),
+                    peer_algorithm=peer_algorithm(case, plan.device),
+                    command=plan.command,
+                    commit=plan.commit,
+                    time=record.now(),
+                )
+            elif provider == peer:
+                peer_us = row.us_per_step
+
+
+def _show(row: Row, display: Display) -> None:
     def number(value: float | None, form: str) -> str | None:
         return None if value is None else format(value, form)
 
     time = row.status if row.status != "ok" else number(row.us_per_step, ".3f")
     values = [row.provider, row.backend, time, number(row.p20, ".3f"), number(row.p80, ".3f"), number(row.ratio, ".2f")]
     values += [row.peer, number(row.peak_mb, ".1f"), number(row.error, ".1e")]
-    emit(line(COLUMNS, [*_case_values(case), *values]))
+    display.emit(line(COLUMNS, [*case_values(row.case()), *values]))
     if row.reason is not None:
-        emit(f"  {row.status}: {row.reason}")
+        display.emit(f"  {row.status}: {row.reason}")
 
 
-def run(cases: Sequence[Case], providers: Sequence[str], json_path: str | None, commit: str | None) -> int:
-    """Measure and report; 1 if any row failed, else 0."""
-    where = device()
+def prepare(where: torch.device) -> None:
+    """Settle the machine, before `record.environment` looks at it."""
     if where.type == "cpu":
         # torch's threads wait for each other at every step: on two cores with another process about, the same call took
         # 15 us a step, and 15,000. One thread is steady, and both providers run the same kernels.
         torch.set_num_threads(1)
-    env = dataclasses.asdict(record.environment())
-    emit(introduction())
-    emit("")
-    emit(heading(COLUMNS))
-    statuses: list[str] = []
-    for case in cases:
-        for provider, outcome, ratio in outcomes(case, providers, where):
-            row = record.Row(
-                version=record.VERSION,
-                **dataclasses.asdict(case),
-                **dataclasses.asdict(outcome),
-                **env,
-                provider=provider,
-                peer=peer_of(case),
-                ratio=ratio,
-                peer_algorithm=peer_algorithm(case, where),
-                commit=commit,
-                time=record.now(),
-            )
-            if json_path is not None:
-                record.append(json_path, dataclasses.asdict(row))
-            _show(row, case)
-            statuses.append(row.status)
-    emit("")
-    failures, lacking = statuses.count("FAILED"), statuses.count("n/a")
+
+
+def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:
+    """Measure, print and record; the rows measured."""
+    prepare(plan.device)
+    env = record.environment(plan.device.type == "cuda")
+    done = finished(plan.done, plan.commit, env)
+    emit(introduction(env))
+    wanted = [(case, provider) for case in plan.cases for provider in plan.providers_of(case)]
+    skipped = sum(n < len(done.get(key, ())) for n in repetitions for key in wanted)
+    rows: list[Row] = []
+    with progress(len(repetitions) * len(wanted) - skipped) as display:
+        display.emit(f"\n{heading(COLUMNS)}")
+        for repetition in repetitions:
+            for row in rows_of(plan, done, repetition, display):
+                if plan.json is not None:
+                    record.append(plan.json, dataclasses.asdict(row))
+                if plan.csv is not None:
+                    record.append_csv(plan.csv, dataclasses.asdict(row))
+                _show(row, display)
+                rows.append(row)
+    failures, lacking = (sum(row.status == status for row in rows) for status in ("FAILED", "n/a"))
     emit(
-        f"{len(statuses)} rows, {failures} FAILED, {lacking} n/a. "
+        f"\n{len(rows)} rows, {failures} FAILED, {lacking} n/a{f', {skipped} finished before' if skipped else ''}. "
         "ratio: the peer's time over the provider's, above 1 is faster than the peer."
     )
-    return 1 if failures else 0
+    return rows

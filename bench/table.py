@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fastrnn.bench.cases import Case
+
 
 @dataclass(frozen=True)
 class Column:
@@ -31,3 +33,23 @@ def heading(columns: Sequence[Column]) -> str:
 def emit(text: str) -> None:
     """Print at once, also into a pipe: rows take seconds each."""
     print(text, flush=True)
+
+
+CASE_COLUMNS = (
+    Column("cell", 12, right=False),
+    Column("mode", 7, right=False),
+    Column("dtype", 8, right=False),
+    Column("T", 5),
+    Column("B", 4),
+    Column("I", 5),
+    Column("H", 5),
+    Column("layers", 6),
+    Column("bidir", 5),
+    Column("extras", 20, right=False),
+)
+
+
+def case_values(case: Case) -> list[object]:
+    """The values of CASE_COLUMNS."""
+    sizes = [case.cell, case.mode, case.dtype, case.T, case.B, case.I, case.H, case.layers]
+    return [*sizes, "yes" if case.bidirectional else "no", case.extras() or None]

@@ -251,10 +251,9 @@ def test_bounds_admit_torch(cell: str, dtype: str) -> None:
 def test_percentiles_and_ratio() -> None:
     assert timing.percentiles([float(n) for n in range(11)]) == (2.0, 5.0, 8.0)
     assert timing.percentiles([3.0, 3.0]) == (3.0, 3.0, 3.0)
-    slow, fast, none = (measure.Outcome("ok", us_per_step=us) for us in (6.0, 1.5, None))
-    assert run.ratio_of(slow, fast) == 4.0
-    assert run.ratio_of(slow, slow) == 1.0
-    assert run.ratio_of(none, fast) is run.ratio_of(slow, none) is run.ratio_of(None, fast) is None
+    assert run.ratio_of(6.0, 1.5) == 4.0
+    assert run.ratio_of(6.0, 6.0) == 1.0
+    assert run.ratio_of(None, 1.5) is run.ratio_of(6.0, None) is None
 
 
 @pytest.mark.parametrize(
@@ -291,9 +290,7 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pyte
 
 def test_interpreted_kernels_are_no_report(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("triton")
-    with pytest.raises(SystemExit) as exit_info:
-        cli.main(["kernels"])
-    assert exit_info.value.code == 1
+    assert cli.main(["kernels"]) == 1
     assert "TRITON_INTERPRET is set" in capsys.readouterr().err
 
 

@@ -1,0 +1,178 @@
+"""What the subcommands do. What each needs is imported when it runs: `kernels` works without torch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastrnn.bench import cases, record
+from fastrnn.bench import kernels as kernel_report
+
+if TYPE_CHECKING:
+    from fastrnn.bench.run import Plan
+
+
+def _need(module: str, arguments: argparse.Namespace, hint: str = "") -> None:
+    if importlib.util.find_spec(module) is None:
+        raise record.BenchError(f"{module} is not installed{hint}")
+
+
+def _check_files(arguments: argparse.Namespace) -> None:
+    """Refuse a file that cannot be written before minutes have gone into its rows, and end one that was cut short."""
+    for option in ("json", "csv"):
+        path = getattr(arguments, option, None)
+        if path is not None:
+            try:
+                open(path, "a").close()
+            except OSError as error:
+                arguments.parser.error(f"argument --{option}: cannot write {path!r}: {error.strerror}")
+            record.mend(path)
+
+
+def _chosen(arguments: argparse.Namespace, cuda: bool) -> list[cases.Case]:
+    """The rows asked for."""
+    options = (arguments.cell, arguments.mode, arguments.dtype, arguments.shape, arguments.bidirectional)
+    if not any((*options, arguments.lengths, arguments.reset_rate, arguments.return_cells)):
+        return cases.quick(cuda)
+    if arguments.quick:
+        arguments.parser.error("--quick is a set of its own: it takes no option that chooses rows")
+    try:
+        rows = cases.product(
+            arguments.cell or ["lstm"],
+            arguments.mode or cases.MODES,
+            arguments.dtype or [cases.default_dtype(cuda)],
+            arguments.shape or [cases.default_shape(cuda)],
+            arguments.bidirectional,
+            arguments.lengths or "full",
+            arguments.reset_rate or 0.0,
+            arguments.return_cells,
+        )
+    except ValueError as error:
+        arguments.parser.error(str(error))
+    return rows
+
+
+def _command(arguments: argparse.Namespace) -> list[str]:
+    """The arguments that make this run what it is, without its files: for the record, and for `--base` to repeat."""
+    words = ["run"]
+    for name in ("cell", "mode", "dtype", "shape", "provider"):
+        for value in getattr(arguments, name) or ():
+            words += [f"--{name}", str(value)]
+    for name in ("lengths", "reset_rate"):
+        if getattr(arguments, name) is not None:
+            words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+    for name in ("bidirectional", "return_cells", "quick"):
+        if getattr(arguments, name):
+            words.append(f"--{name.replace('_', '-')}")
+    return words if arguments.device == "auto" else [*words, "--device", arguments.device]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    _need("torch", arguments)
+    from fastrnn.bench import run
+    from fastrnn.bench.providers import PROVIDERS
+
+    where = run.device(arguments.device)
+    cuda = where.type == "cuda"
+    rows = _chosen(arguments, cuda)
+    providers = list(dict.fromkeys(arguments.provider or ()))
+    for name in providers:
+        if name not in PROVIDERS:
+            arguments.parser.error(
+                f"argument --provider: invalid choice: {name!r} (choose from {', '.join(PROVIDERS)})"
+            )
+    if arguments.list:
+        run.list_cases(rows)
+        return 0
+    if arguments.resume and arguments.json is None:
+        arguments.parser.error("--resume goes on with a file: it needs --json FILE")
+    if arguments.base is not None and arguments.resume:
+        arguments.parser.error("--base measures both commits afresh: it takes no --resume")
+    _check_files(arguments)
+    done = record.read(arguments.json) if arguments.resume else []
+    if arguments.base is not None and not providers:
+        providers = arguments.provider = ["fastrnn"]  # the others are the same on both sides
+    command = shlex.join(["python", "-m", "bench", *_command(arguments)])
+    commit = arguments.commit or record.commit()
+    plan = run.Plan(rows, providers, where, command, commit, arguments.json, arguments.csv, done)
+    if arguments.base is not None:
+        return _run_against(arguments, plan)
+    found = run.run(plan, range(arguments.repeat))
+    code = int(any(row.status == "FAILED" for row in found))
+    if not cuda and rows == cases.quick(cuda):
+        return max(code, _quick_kernels())
+    return code
+
+
+def _run_against(arguments: argparse.Namespace, plan: Plan) -> int:
+    """Measure the base and this commit in turn, so that a machine that slows down does so for both; then compare."""
+    from fastrnn.bench import base, compare, run
+
+    commit = base.resolve(arguments.base)
+    old: list[record.Row] = []
+    new: list[record.Row] = []
+    with base.worktree(commit) as tree:
+        for repetition in range(arguments.repeat):
+            print(f"{arguments.base} ({commit[:10]}), {repetition + 1} of {arguments.repeat} ...", flush=True)
+            old += base.measure(tree, commit, _command(arguments))
+            new += run.run(plan, [repetition])
+            print()
+    print(f"Old: {arguments.base} ({commit[:10]}). New: {plan.commit}.")
+    compare.compare(old, new)
+    return int(any(row.status == "FAILED" for row in new))
+
+
+def _quick_kernels() -> int:
+    """What can be said of the GPU kernels without a GPU."""
+    print("\nThe GPU kernels, compiled for an H100 (sm_90) that is not here; `kernels` reports on more of them.")
+    reason = kernel_report.unavailable()
+    if reason is not None:
+        print(f"Left out: {reason}.")
+        return 0
+    return kernel_report.report(kernel_report.quick(), None)
+
+
+def kernels(arguments: argparse.Namespace) -> int:
+    reason = kernel_report.unavailable()
+    if reason is not None:
+        raise record.BenchError(reason)
+    _check_files(arguments)
+    todo = kernel_report.jobs(
+        arguments.arch or ["sm_90"],
+        arguments.cell or ["lstm", "gru", "rnn_tanh"],
+        arguments.dtype or ["bfloat16", "float32"],
+        arguments.hidden or kernel_report.HIDDEN,
+        arguments.batch or [16, 64],
+        2 if arguments.bidirectional else 1,
+        arguments.schedule,
+    )
+    return kernel_report.report(todo, arguments.json)
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    from fastrnn.bench import compare
+
+    return compare.compare(record.read(arguments.old), record.read(arguments.new))
+
+
+def report(arguments: argparse.Namespace) -> int:
+    from fastrnn.bench import report
+
+    files = [Path(name) for name in arguments.files] or report.committed()
+    text = report.markdown([row for file in files for row in record.read(file)])
+    if arguments.readme is None:
+        print(text, end="")
+    else:
+        report.replace_part(Path(arguments.readme), text)
+    return 0
+
+
+def env(arguments: argparse.Namespace) -> int:
+    _need("torch", arguments)
+    from fastrnn.bench import report
+
+    print(report.environment_text(), end="")
+    return 0

@@ -1,0 +1,366 @@
+"""What becomes of the benchmark's rows: files that go on after an interruption, reports, comparisons."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from benching import TINY, bench, make_brief
+from torch import nn
+
+from fastrnn.bench import cli, commands, compare, providers, record, report
+from fastrnn.bench.cases import Case
+from fastrnn.bench.compare import Timing
+
+ROOT = Path(__file__).resolve().parents[1]
+ROW = record.Row(
+    version=record.VERSION, cell="lstm", mode="train", dtype="bfloat16", T=512, B=16, I=256, H=256, layers=1,
+    bidirectional=False, lengths="full", reset_rate=0.0, return_cells=False, provider="fastrnn", backend="persistent",
+    tier=None, us_per_step=2.0, p20=1.9, p80=2.1, peer="torch.nn", ratio=2.5, peak_mb=None, first_call_s=None,
+    error=1e-3, status="ok", reason=None, peer_algorithm="per-step GEMM", device="cuda", gpu="Some GPU", driver="1.2",
+    cpu=None, threads=1, torch="9.9", triton="8.8", cudnn="77", python="3.0", command="python -m bench run --quick",
+    commit="abc", time="2030-01-02T03:04:05+00:00",
+)  # fmt: skip
+PEER = dataclasses.replace(ROW, provider="torch.nn", us_per_step=5.0, p20=4.5, p80=5.5, ratio=1.0)
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_brief(monkeypatch)
+
+
+def _write(file: Path, *rows: record.Row) -> Path:
+    for row in rows:
+        record.append(file, dataclasses.asdict(row))
+    return file
+
+
+def _changed(us: float, half: float = 0.1, **changes: Any) -> record.Row:
+    return dataclasses.replace(ROW, us_per_step=us, p20=us - half, p80=us + half, **changes)
+
+
+# Files.
+
+
+def test_resume_measures_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["run", *TINY, "--mode", "forward", "--commit", "abc", "--resume"]
+    _, rows = bench(tmp_path, *options)
+    assert len(rows) == 4
+    file = tmp_path / "rows.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:3]))
+    capsys.readouterr()
+    code, again = bench(tmp_path, *options)
+    assert code == 0
+    assert again[:3] == rows[:3]
+    assert len(again) == 4
+    assert (again[3]["provider"], again[3]["mode"]) == ("fastrnn", rows[3]["mode"])
+    # The peer's time is the one in the file.
+    assert again[3]["ratio"] == pytest.approx(rows[2]["us_per_step"] / again[3]["us_per_step"])
+    assert "1 rows, 0 FAILED, 0 n/a, 3 finished before" in capsys.readouterr().out
+
+
+def test_only_rows_of_this_code_and_machine_count_as_finished(tmp_path: Path) -> None:
+    _, rows = bench(tmp_path, "run", *TINY, "--commit", "abc")
+    for change in ({"commit": "abd"}, {"torch": "0.1"}, {"cpu": "another"}, {"status": "FAILED"}, {"H": 5}):
+        (tmp_path / "rows.jsonl").unlink()
+        for row in rows:
+            record.append(tmp_path / "rows.jsonl", row | change)
+        _, after = bench(tmp_path, "run", *TINY, "--commit", "abc", "--resume")
+        assert len(after) == 2 * len(rows), change
+    _, after = bench(tmp_path, "run", *TINY, "--commit", "abc")
+    assert len(after) == 3 * len(rows)  # not without being asked
+
+
+def test_resume_counts_repetitions(tmp_path: Path) -> None:
+    options = ["run", *TINY, "--commit", "abc", "--provider", "fastrnn", "--resume", "--repeat"]
+    assert len(bench(tmp_path, *options, "2")[1]) == 2
+    assert len(bench(tmp_path, *options, "3")[1]) == 3
+
+
+def test_an_interrupted_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def build(case: Case, state: providers.State, device: torch.device) -> nn.Module:
+        raise KeyboardInterrupt
+
+    ours = providers.PROVIDERS["fastrnn"]
+    monkeypatch.setitem(providers.PROVIDERS, "fastrnn", providers.Provider(build))
+    options = ["run", *TINY, "--commit", "abc", "--resume"]
+    code, rows = bench(tmp_path, *options)
+    assert (code, len(rows)) == (130, 1)
+    assert capsys.readouterr().err.endswith("run again with --resume to go on\n")
+    monkeypatch.setitem(providers.PROVIDERS, "fastrnn", ours)
+    code, after = bench(tmp_path, *options)
+    assert (code, len(after)) == (0, 2)
+    assert after[0] == rows[0]
+
+
+def test_a_torn_line_is_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = _write(tmp_path / "rows.jsonl", ROW, PEER)
+    whole = file.read_text()
+    file.write_text(whole[:-40])
+    assert record.read(file) == [ROW]
+    assert capsys.readouterr().err == "rows.jsonl: the last line was cut short and is dropped\n"
+    _, rows = bench(tmp_path, "run", *TINY, "--resume", "--provider", "fastrnn")
+    assert [row["T"] for row in rows] == [512, 5]  # the new row stands on a line of its own
+    assert capsys.readouterr().err.count("cut short") == 1
+
+
+def test_csv(tmp_path: Path) -> None:
+    options = ["run", *TINY, "--csv", str(tmp_path / "rows.csv")]
+    _, rows = bench(tmp_path, *options)
+    bench(tmp_path, *options)
+    with (tmp_path / "rows.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert len(found) == 4
+    assert list(found[0]) == [field.name for field in dataclasses.fields(record.Row)]
+    assert float(found[0]["us_per_step"]) == rows[0]["us_per_step"]
+
+
+def test_the_command_is_recorded_without_files(tmp_path: Path) -> None:
+    options = ["--reset-rate", "0.25", "--return-cells", "--provider", "fastrnn", "--device", "cpu"]
+    _, rows = bench(tmp_path, "run", *TINY, *options)
+    assert rows[0]["command"] == (
+        "python -m bench run --cell lstm --mode train --shape 5,2,3,4 --provider fastrnn --reset-rate 0.25 "
+        "--return-cells --device cpu"
+    )
+    parsed = cli.build_parser().parse_args(rows[0]["command"].split()[3:])
+    assert commands._command(parsed) == rows[0]["command"].split()[3:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", *TINY, "--device", "cuda"], 1, "--device cuda: no CUDA GPU here"),
+        (["run", *TINY, "--resume"], 2, "--resume goes on with a file: it needs --json FILE"),
+        (["run", *TINY, "--base", "no-such-ref"], 1, "--base: no commit 'no-such-ref' in this checkout"),
+        (["run", *TINY, "--base", "HEAD", "--json", "x", "--resume"], 2, "it takes no --resume"),
+        (["run", *TINY, "--repeat", "0"], 2, "argument --repeat: expected a whole number"),
+        (["compare", "no-such-file", "x"], 1, "cannot read no-such-file: No such file or directory"),
+        (["report", "no-such-file"], 1, "cannot read no-such-file: No such file or directory"),
+        (["report", "--readme", "no-such-file"], 1, "cannot read no-such-file: No such file or directory"),
+    ],
+)
+def test_one_line_of_what_is_wrong(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        found = cli.main(arguments)
+    except SystemExit as exited:
+        found = int(str(exited.code))
+    assert found == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_another_version_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rows.jsonl"
+    record.append(file, dataclasses.asdict(ROW) | {"version": 1})
+    for arguments in (
+        ["report", str(file)],
+        ["compare", str(file), str(file)],
+        ["run", "--json", str(file), "--resume"],
+    ):
+        assert cli.main(arguments) == 1
+        error = capsys.readouterr().err
+        assert "rows.jsonl, line 1: version 1, this reads version 2; measure again" in error
+        assert error.count("\n") == 1
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = f"{sys.executable} -m bench run --list --quick | head -1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+# Comparing.
+
+
+def test_verdicts() -> None:
+    old = Timing(10, 9, 11)
+    assert compare.verdict(old, Timing(8, 7, 8.9)) == "faster"
+    assert compare.verdict(old, Timing(8, 7, 9)) == "same"
+    assert compare.verdict(old, Timing(12, 11, 13)) == "same"
+    assert compare.verdict(old, Timing(12, 11.1, 13)) == "slower"
+
+
+def test_repetitions_are_pooled() -> None:
+    assert compare.pooled([_changed(3.0), _changed(2.0), _changed(9.0, 1.0)]) == Timing(3.0, 1.9, 10.0)
+    failed = dataclasses.replace(ROW, us_per_step=None, p20=None, p80=None, status="FAILED")
+    assert compare.pooled([failed]) is None
+    assert compare.pooled([failed, _changed(3.0)]) == Timing(3.0, 2.9, 3.1)
+
+
+def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = _write(tmp_path / "old", _changed(10), _changed(10, H=512), _changed(10, B=64), _changed(1, T=1))
+    new = _write(tmp_path / "new", _changed(5), _changed(20, H=512), _changed(10.1, B=64), _changed(1, cell="gru"))
+    assert cli.main(["compare", str(old), str(new)]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[-1] for line in out.splitlines()[2:5]] == ["faster", "slower", "same"]
+    assert "-50.0 %" in out
+    assert "3 rows: 1 faster, 1 slower, 1 same. 2 left out" in out
+    assert "Not the same" not in out
+
+    other = _write(tmp_path / "other", _changed(5, gpu="Another GPU"))
+    assert cli.main(["compare", str(old), str(other)]) == 0
+    assert capsys.readouterr().out.startswith("Not the same gpu: Some GPU before, Another GPU now.\n")
+    none = _write(tmp_path / "none", _changed(5, T=9))
+    assert cli.main(["compare", str(old), str(none)]) == 1
+    assert "no timed row in common" in capsys.readouterr().err
+
+
+def test_base_measures_the_other_commit(tmp_path: Path) -> None:
+    """In a repository of its own, whose commit is much slower than its working tree."""
+    repo = tmp_path / "repo"
+    for folder in ("bench", "fastrnn", "kernels"):
+        shutil.copytree(ROOT / folder, repo / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-C", str(repo), "-c", "user.name=n", "-c", "user.email=e@example.com"]
+    modules, init = repo / "fastrnn" / "functional.py", repo / "bench" / "cases.py"
+    quick, slow = modules.read_text(), "    import time\n\n    time.sleep(0.05)\n    D = 2 if"
+    assert "    D = 2 if" in quick
+    modules.write_text(quick.replace("    D = 2 if", slow, 1))
+    current = init.read_text()
+    init.write_text("raise ImportError('an old benchmark')\n")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "slow"]):
+        subprocess.run([*git, *command], check=True)
+    modules.write_text(quick)
+    init.write_text(current)
+
+    arguments = [sys.executable, "-m", "bench", "run", "--shape", "5,2,3,4", "--mode", "forward", "--base", "HEAD"]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [*arguments, "--json", str(tmp_path / "rows")], cwd=repo, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 rows: 1 faster, 0 slower, 0 same" in done.stdout
+    rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
+    assert [row["provider"] for row in rows] == ["fastrnn"]  # the file is this commit's
+    trees = subprocess.run([*git, "worktree", "list"], capture_output=True, text=True, check=True).stdout
+    assert len(trees.splitlines()) == 1
+    assert not list(tmp_path.glob("fastrnn-base-*"))
+
+
+def test_commit_names_the_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@example.com"]
+    (tmp_path / "__init__.py").write_text("")
+    monkeypatch.setattr(record.fastrnn, "__file__", str(tmp_path / "__init__.py"))
+    assert record.commit() is None
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *command], check=True)
+    found = [record.commit()]
+    for text in ("1", "2", "1"):
+        (tmp_path / "__init__.py").write_text(text)
+        found.append(record.commit())
+    clean, one, two, again = found
+    assert clean is not None
+    assert one is not None
+    assert len(clean) == 40
+    assert one.startswith(f"{clean}-dirty-")
+    assert one == again != two
+
+
+# Reporting.
+
+
+def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lacking = dataclasses.replace(
+        ROW, H=512, status="FAILED", reason="too bad", us_per_step=None, p20=None, p80=None, ratio=None, error=None
+    )
+    file = _write(tmp_path / "rows", PEER, ROW, lacking, dataclasses.replace(ROW, commit="def", lengths="uniform"))
+    assert cli.main(["report", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("**Some GPU, driver 1.2**. torch 9.9, triton 8.8, cuDNN 77, Python 3.0; fastrnn at `") == 2
+    assert "`abc`, 2030-01-02:" in out
+    assert "python -m bench run --quick" in out
+    assert "| lstm | train | bfloat16 | 512, 16, 256, 256 | 1 | - | 2.00 (1.90-2.10) | torch.nn |" in out
+    assert "| 5.00 (4.50-5.50) | 2.50 | 1e-03 |" in out
+    assert "| FAILED | torch.nn | - | - | - |" in out
+    assert "| uniform |" in out
+    assert "not yet measured" not in out
+
+
+def test_report_of_nothing_and_of_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report, "committed", list)
+    assert cli.main(["report"]) == 0
+    assert capsys.readouterr().out == report.NOT_MEASURED
+    cpu = dataclasses.replace(ROW, device="cpu", gpu=None, driver=None, cudnn=None, cpu="Some CPU")
+    assert cli.main(["report", str(_write(tmp_path / "rows", cpu))]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(report.NOT_MEASURED)
+    assert "**Some CPU, 1 thread, no GPU**" in out
+
+
+def test_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what was never committed nor what was changed since."""
+    results = tmp_path / "bench" / "results"
+    results.mkdir(parents=True)
+    (tmp_path / "fastrnn").mkdir()
+    monkeypatch.setattr(report.fastrnn, "__file__", str(tmp_path / "fastrnn" / "__init__.py"))
+    assert report.committed() == []
+    for name in ("a.jsonl", "b.jsonl", "c.txt"):
+        (results / name).write_text("\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@example.com"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *command], check=True)
+    (results / "b.jsonl").write_text("changed\n")
+    (results / "d.jsonl").write_text("new\n")
+    assert report.committed() == [results / "a.jsonl"]
+
+
+def test_readme_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, readme = _write(tmp_path / "rows", PEER, ROW), tmp_path / "README.md"
+    readme.write_text("before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n")
+    for _ in range(2):
+        assert cli.main(["report", str(file), "--readme", str(readme)]) == 0
+        text = readme.read_text()
+        assert text.startswith("before\n<!-- bench:begin -->\n**Some GPU")
+        assert text.endswith(" |\n<!-- bench:end -->\nafter\n")
+        assert "old" not in text
+    readme.write_text("nothing\n")
+    assert cli.main(["report", str(file), "--readme", str(readme)]) == 1
+    assert "README.md has no <!-- bench:begin -->" in capsys.readouterr().err
+    assert readme.read_text() == "nothing\n"
+
+
+def test_env(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["env"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert set(lines) == {"fastrnn", "platform"} | {field.name for field in dataclasses.fields(record.Environment)}
+    assert (lines["torch"], lines["device"], lines["gpu"]) == (torch.__version__, "cpu", "-")
+
+
+def test_rows_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rich")
+    assert cli.main(["run", *TINY]) == 0
+    plain = capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert cli.main(["run", *TINY]) == 0
+    bar = capsys.readouterr().out
+    assert "0/2" in bar
+    assert "1/2" in bar
+    assert "T=5 B=2 H=4" in bar
+    assert "0/2" not in plain
+
+    def rows(text: str) -> list[list[str]]:
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.replace("\r", "\n"))
+        return [line.split()[:9] for line in text.splitlines() if line.startswith("lstm  ")]
+
+    assert rows(plain) == rows(bar)
+    assert len(rows(bar)) == 2
