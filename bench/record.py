@@ -57,6 +57,7 @@ class Row:
         peer: the provider this row is compared with: torch.nn, or what takes its place where it lacks something.
         ratio: the peer's us_per_step over this one's; above 1 is faster than the peer. None without either.
         peer_algorithm: what the peer should run for this case.
+        limit_us: what the cost model gives the scans of one step (`limits`). None on a CPU.
         command: the command line that chose the rows, without its files.
         commit: of the code measured; `-dirty-` and a digest of the changes where there were any.
         time: when the row was finished, UTC.
@@ -89,6 +90,7 @@ class Row:
     status: str
     reason: str | None
     peer_algorithm: str
+    limit_us: float | None
     device: str
     gpu: str | None
     driver: str | None

@@ -10,6 +10,7 @@ import torch
 
 from fastrnn.bench import record
 from fastrnn.bench.cases import Case
+from fastrnn.bench.limits import limit_on
 from fastrnn.bench.measure import Outcome, Truth, failed, make_truth, measure
 from fastrnn.bench.progress import Display, progress
 from fastrnn.bench.providers import PROVIDERS, peer_algorithm, peer_of
@@ -26,6 +27,8 @@ RESULT_COLUMNS = (
     Column("peer", 15, right=False),
     Column("peak_mb", 8),
     Column("error", 8),
+    Column("limit", 7),
+    Column("% of it", 7),
 )
 COLUMNS = (*CASE_COLUMNS, *RESULT_COLUMNS)
 
@@ -149,6 +152,7 @@ def rows_of(plan: Plan, done: dict[tuple[Case, str], list[Row]], repetition: int
                     peer=peer,
                     ratio=ratio_of(peer_us, outcome.us_per_step),
                     peer_algorithm=peer_algorithm(case, plan.device),
+                    limit_us=limit_on(case, plan.device),
                     command=plan.command,
                     commit=plan.commit,
                     time=record.now(),
@@ -157,13 +161,21 @@ def rows_of(plan: Plan, done: dict[tuple[Case, str], list[Row]], repetition: int
                 peer_us = row.us_per_step
 
 
+def percent_of_limit(row: Row) -> float | None:
+    """How near a time comes to the cost model's."""
+    if row.limit_us is None or row.us_per_step is None:
+        return None
+    return 100 * row.limit_us / row.us_per_step
+
+
 def _show(row: Row, display: Display) -> None:
     def number(value: float | None, form: str) -> str | None:
         return None if value is None else format(value, form)
 
     time = row.status if row.status != "ok" else number(row.us_per_step, ".3f")
     values = [row.provider, row.backend, time, number(row.p20, ".3f"), number(row.p80, ".3f"), number(row.ratio, ".2f")]
-    values += [row.peer, number(row.peak_mb, ".1f"), number(row.error, ".1e")]
+    values += [row.peer, number(row.peak_mb, ".1f"), number(row.error, ".1e"), number(row.limit_us, ".3f")]
+    values.append(number(percent_of_limit(row), ".0f"))
     display.emit(line(COLUMNS, [*case_values(row.case()), *values]))
     if row.reason is not None:
         display.emit(f"  {row.status}: {row.reason}")
@@ -201,4 +213,6 @@ def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:
         f"\n{len(rows)} rows, {failures} FAILED, {lacking} n/a{f', {skipped} finished before' if skipped else ''}. "
         "ratio: the peer's time over the provider's, above 1 is faster than the peer."
     )
+    if env.device == "cuda":
+        emit("limit: the cost model's microseconds per step for the scans alone, under published rates of the GPU.")
     return rows

@@ -13,6 +13,15 @@ from fastrnn.bench import cli, record, timing
 
 CPU = torch.device("cpu")
 TINY = ["--shape", "5,2,3,4", "--cell", "lstm", "--mode", "train"]
+# A row as a GPU would give it; every value is made up.
+ROW = record.Row(
+    version=record.VERSION, cell="lstm", mode="train", dtype="bfloat16", T=512, B=16, I=256, H=256, layers=1,
+    bidirectional=False, lengths="full", reset_rate=0.0, return_cells=False, provider="fastrnn", backend="persistent",
+    tier=None, us_per_step=2.0, p20=1.9, p80=2.1, peer="torch.nn", ratio=2.5, peak_mb=None, first_call_s=None,
+    error=1e-3, status="ok", reason=None, peer_algorithm="per-step GEMM", limit_us=1.5, device="cuda", gpu="Some GPU",
+    driver="1.2", cpu=None, threads=1, torch="9.9", triton="8.8", cudnn="77", python="3.0",
+    command="python -m bench run --quick", commit="abc", time="2030-01-02T03:04:05+00:00",
+)  # fmt: skip
 
 
 def make_brief(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from benching import TINY, bench, make_brief
+from benching import ROW, TINY, bench, make_brief
 from torch import nn
 
 from fastrnn.bench import cli, commands, compare, providers, record, report
@@ -23,14 +23,6 @@ from fastrnn.bench.cases import Case
 from fastrnn.bench.compare import Timing
 
 ROOT = Path(__file__).resolve().parents[1]
-ROW = record.Row(
-    version=record.VERSION, cell="lstm", mode="train", dtype="bfloat16", T=512, B=16, I=256, H=256, layers=1,
-    bidirectional=False, lengths="full", reset_rate=0.0, return_cells=False, provider="fastrnn", backend="persistent",
-    tier=None, us_per_step=2.0, p20=1.9, p80=2.1, peer="torch.nn", ratio=2.5, peak_mb=None, first_call_s=None,
-    error=1e-3, status="ok", reason=None, peer_algorithm="per-step GEMM", device="cuda", gpu="Some GPU", driver="1.2",
-    cpu=None, threads=1, torch="9.9", triton="8.8", cudnn="77", python="3.0", command="python -m bench run --quick",
-    commit="abc", time="2030-01-02T03:04:05+00:00",
-)  # fmt: skip
 PEER = dataclasses.replace(ROW, provider="torch.nn", us_per_step=5.0, p20=4.5, p80=5.5, ratio=1.0)
 
 

@@ -1,0 +1,39 @@
+"""What the cost model gives a case: how fast the chosen launches should be, if the model's constants hold.
+
+It counts the scans alone. The products before and after them are torch's, and come on top.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fastrnn.backends import fused
+from fastrnn.bench.cases import Case
+from fastrnn.cells import CELLS
+from fastrnn.kernels import configs
+from fastrnn.kernels.configs import Device
+
+_SCHEDULES = ("persistent", "stepwise")
+
+
+def limit_us(case: Case, device: Device) -> float | None:
+    """Microseconds per time step of the scans of `case`, of the better schedule; None where no kernel can run it."""
+    dtype = getattr(torch, case.dtype)
+    if dtype == torch.float64:
+        return None
+    total = 0.0
+    for backward in (False, True) if case.train else (False,):
+        shape = fused.scan_shape(
+            CELLS[case.cell], backward, dtype, case.B, case.H, directions=2 if case.bidirectional else 1
+        )
+        launches = ((schedule, fused.choose(shape, device, schedule)) for schedule in _SCHEDULES)
+        costs = [configs.step_cost(shape, config, device) for _, config in launches if config is not None]
+        if not costs:
+            return None
+        total += min(costs)
+    return total * case.layers
+
+
+def limit_on(case: Case, where: torch.device) -> float | None:
+    """`limit_us` of the GPU `where`; None on a CPU, of which there is no model."""
+    return limit_us(case, fused.device_limits(where)) if where.type == "cuda" else None
