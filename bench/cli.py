@@ -88,6 +88,12 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=commands.report, parser=parser)
 
 
+def _add_plot(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="*", metavar="FILE", help="results files (default: those committed)")
+    parser.add_argument("--out", default="plots", metavar="FOLDER", help="where pictures go (default: plots)")
+    parser.set_defaults(call=commands.plot, parser=parser)
+
+
 def _add_env(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=commands.env, parser=parser)
 
@@ -96,6 +102,7 @@ _COMMANDS = (
     ("run", _add_run, "time layers against torch.nn, results checked first"),
     ("compare", _add_compare, "say which rows of two results files are faster, slower or the same"),
     ("report", _add_report, "print results as tables in Markdown"),
+    ("plot", _add_plot, "draw results: time against H and B, the ratio over both, time against the model's limit"),
     ("kernels", _add_kernels, "compile the GPU kernels with no GPU present, and report what they use"),
     ("env", _add_env, "print the versions and the hardware, for a bug report"),
 )

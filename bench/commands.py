@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastrnn.bench.run import Plan
 
 
-def _need(module: str, arguments: argparse.Namespace, hint: str = "") -> None:
+def _need(module: str, hint: str = "") -> None:
     if importlib.util.find_spec(module) is None:
         raise record.BenchError(f"{module} is not installed{hint}")
 
@@ -71,7 +71,7 @@ def _command(arguments: argparse.Namespace) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    _need("torch", arguments)
+    _need("torch")
     from fastrnn.bench import run
     from fastrnn.bench.providers import PROVIDERS
 
@@ -170,8 +170,18 @@ def report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def plot(arguments: argparse.Namespace) -> int:
+    _need("matplotlib", "; pip install 'fastrnn[bench]', or matplotlib alone")
+    from fastrnn.bench import plot, report
+
+    files = [Path(name) for name in arguments.files] or report.committed()
+    written = plot.plot([row for file in files for row in record.read(file)], Path(arguments.out))
+    print(f"{len(written)} files in {arguments.out}: " + ", ".join(sorted({file.stem for file in written})))
+    return 0
+
+
 def env(arguments: argparse.Namespace) -> int:
-    _need("torch", arguments)
+    _need("torch")
     from fastrnn.bench import report
 
     print(report.environment_text(), end="")
