@@ -216,12 +216,13 @@ def _fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
         if config.block_h > 16 and smallest and shape.element_bytes == 2:
             return True
         return (config.block_h <= 16 or shape.out == 1) and register_estimate(shape, config) <= _REGISTER_BUDGET
-    # 64 rows: Hopper's warpgroup instructions, forward, in 16 bits, and not unrolled too far: 1024 wide, the two
-    # contractions of a step with an inner gate spill two registers.
+    # 64 rows: Hopper's warpgroup instructions, forward, in 16 bits, and not unrolled too far. The two contractions
+    # of a step with an inner gate spill 1024 wide, and with the barrier between them at any width.
     return (
         device.capability[0] == 9
         and shape.element_bytes == 2
         and not shape.backward
+        and not (shape.inner and config.exchange == "barrier")
         and config.block_h <= 16
         and config.block_k == 256
         and config.group == 1

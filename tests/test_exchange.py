@@ -128,17 +128,19 @@ def test_programs_hand_over_each_step(cell: str, exchange: str, options: bool) -
     _check(Scan(CELLS[cell], 4, 3, HIDDEN, directions, torch.float64, lengths, options), exchange)
 
 
-@pytest.mark.parametrize("exchange", ["flag", "barrier"])
-@pytest.mark.parametrize("cell", ["lstm", "gru_textbook"])
-def test_a_tile_that_ended_waits_for_nobody(cell: str, exchange: str) -> None:
+@pytest.mark.parametrize(
+    ("cell", "exchange", "directions"),
+    [("lstm", "barrier", 2), ("gru_textbook", "flag", 1), ("gru_textbook", "barrier", 1)],
+)
+def test_a_tile_that_ended_waits_for_nobody(cell: str, exchange: str, directions: int) -> None:
     """Nor does anybody wait for it: the other tile's programs take their steps alone."""
-    scan = Scan(CELLS[cell], 5, 17, HIDDEN, 1, torch.float64, [2] * 15 + [1] + [4], True)
+    scan = Scan(CELLS[cell], 5, 17, HIDDEN, directions, torch.float64, [2] * 15 + [1] + [4], True)
     if exchange == "flag":
         _check(scan, exchange)
         return
     for counter in _check(scan, exchange):
         # One arrival of each of three programs after every step but the last, and one within each step.
-        expected = [3 * (steps - 1 + steps * scan.cell.inner) for steps in (2, 4)]
+        expected = [3 * (steps - 1 + steps * scan.cell.inner) for steps in (2, 4) for _ in range(directions)]
         assert counter[0, :: COUNTER_STRIDE.value].tolist() == expected
 
 

@@ -147,9 +147,8 @@ def test_tiles_that_end_early(lengths: str) -> None:
     scan.check(launch("solo", 8, schedule="persistent"))
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru_textbook"])
-def test_tiles_that_end_early_step_by_step(cell: str) -> None:
-    Scan(CELLS[cell], 4, 17, 8, 2, torch.float64, [2] * 15 + [1, 3], True).check(launch("streamed", 8))
+def test_tiles_that_end_early_step_by_step() -> None:
+    Scan(CELLS["gru_textbook"], 3, 17, 8, 2, torch.float64, [2] * 15 + [1, 3], True).check(launch("streamed", 8))
 
 
 @pytest.mark.parametrize("name", ["solo", "split contraction"])
