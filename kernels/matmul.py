@@ -94,6 +94,38 @@ def multiply(
 
 
 @triton.jit
+def add_1(a0, b0):
+    return a0 + b0
+
+
+@triton.jit
+def add_2(a0, a1, b0, b1):
+    return a0 + b0, a1 + b1
+
+
+@triton.jit
+def add_3(a0, a1, a2, b0, b1, b2):
+    return a0 + b0, a1 + b1, a2 + b2
+
+
+@triton.jit
+def add_4(a0, a1, a2, a3, b0, b1, b2, b3):
+    return a0 + b0, a1 + b1, a2 + b2, a3 + b3
+
+
+@triton.jit
+def sum_splits(acc, COUNT: tl.constexpr):
+    if COUNT == 4:
+        return tl.reduce((acc[0], acc[1], acc[2], acc[3]), 0, add_4)
+    elif COUNT == 3:
+        return tl.reduce((acc[0], acc[1], acc[2]), 0, add_3)
+    elif COUNT == 2:
+        return tl.reduce((acc[0], acc[1]), 0, add_2)
+    else:
+        return (tl.sum(acc[0], axis=0),)
+
+
+@triton.jit
 def contract(
     rows,  # [M] pointers to the left operand's rows
     stride,  # elements between the left operands of two gates
@@ -142,10 +174,7 @@ def contract(
     if SPLIT == 1:
         return acc
     else:
-        out = ()
-        for i in tl.static_range(OUT):
-            out = out + (tl.sum(acc[i], axis=0),)
-        return out
+        return sum_splits(acc, OUT)
 
 
 @triton.jit

@@ -9,7 +9,7 @@
 import triton
 import triton.language as tl
 
-from fastrnn.kernels.tiles import load_tiles, zeros
+from fastrnn.kernels.tiles import load_packed, unpack, zeros
 
 
 @triton.jit
@@ -67,17 +67,26 @@ def load_cut(resets_ptr, t, offs_b, mask_b, length, d, B):
 @triton.jit
 def load_state(
     h_ptr, cells_ptr, state_ptr, t, starts, offs_b, own, mask, d, B, state_stride,
-    H: tl.constexpr, D: tl.constexpr, STATES: tl.constexpr, ACC: tl.constexpr,
+    H: tl.constexpr, D: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
-    """This program's units of the state after time step t, or of the initial state in rows where `starts`."""
+    """This program's units of the state after time step t, or of the initial state in rows where `starts`; in its
+    dtype, for `unpack_state`."""
     initial = state_pointers(state_ptr, offs_b, d, B, H)
     h_rows = tl.where(starts, initial, row_pointers(h_ptr, t, offs_b, d, B, D, H))
-    state = load_tiles(h_rows[:, None] + own, 0, mask, 1, ACC)
+    state = (tl.load(h_rows[:, None] + own, mask=mask, other=0.0),)
     cells = row_pointers(cells_ptr, t, offs_b, d, B, D, (STATES - 1) * H)
     for s in tl.static_range(1, STATES):
         rows = tl.where(starts, initial + s * state_stride, cells + (s - 1) * H)
-        state = state + load_tiles(rows[:, None] + own, 0, mask, 1, ACC)
+        state = state + (tl.load(rows[:, None] + own, mask=mask, other=0.0),)
     return state
+
+
+@triton.jit
+def unpack_state(state, STATES: tl.constexpr, ACC: tl.constexpr):
+    out = ()
+    for s in tl.static_range(STATES):
+        out = out + (state[s].to(ACC),)
+    return out
 
 
 @triton.jit
@@ -85,28 +94,43 @@ def load_step(
     dout_ptr, dcells_ptr, h_ptr, cells_ptr, saved_ptr, state_ptr, resets_ptr, t, first, length, offs_b, own, mask_b,
     mask, d, T, B, state_stride,
     H: tl.constexpr, D: tl.constexpr, STATES: tl.constexpr, SAVED: tl.constexpr, HAS_DOUT: tl.constexpr,
-    HAS_DCELLS: tl.constexpr, HAS_RESETS: tl.constexpr, ACC: tl.constexpr,
+    HAS_DCELLS: tl.constexpr, HAS_RESETS: tl.constexpr,
 ):  # fmt: skip
-    """What the backward step at t needs and no other program computes.
+    """What the backward step at t needs and no other program computes, for `unpack_step`.
 
     That is dy_t; the gradient of the other states, () for none; what forward saved; the state before t as if no row
     were cut there, since step t - 1 needs it too; and the rows that are cut, () for none.
     """
+    dout = ()
     if HAS_DOUT:
-        dout = load_tiles(row_pointers(dout_ptr, t, offs_b, d, B, D, H)[:, None] + own, 0, mask, 1, ACC)
-    else:
-        dout = zeros(mask.shape, 1, ACC)
+        dout = load_packed(row_pointers(dout_ptr, t, offs_b, d, B, D, H)[:, None] + own, 0, mask, 1)
     dcells = ()
     if HAS_DCELLS:
         dcells_rows = row_pointers(dcells_ptr, t, offs_b, d, B, D, (STATES - 1) * H)
-        dcells = load_tiles(dcells_rows[:, None] + own, H, mask, STATES - 1, ACC)
-    saved = load_tiles(row_pointers(saved_ptr, t, offs_b, d, B, D, SAVED * H)[:, None] + own, H, mask, SAVED, ACC)
+        dcells = load_packed(dcells_rows[:, None] + own, H, mask, STATES - 1)
+    saved = load_packed(row_pointers(saved_ptr, t, offs_b, d, B, D, SAVED * H)[:, None] + own, H, mask, SAVED)
     # In the reverse direction a row that is not active yet has no slot before t = T - 1; any slot will do for it.
     state_prev = load_state(
         h_ptr, cells_ptr, state_ptr, tl.minimum(t - 1 + 2 * d, T - 1), first == t, offs_b, own, mask, d, B,
-        state_stride, H, D, STATES, ACC,
+        state_stride, H, D, STATES,
     )  # fmt: skip
     cut = ()
     if HAS_RESETS:
         cut = (load_cut(resets_ptr, t, offs_b, mask_b, length, d, B),)
     return dout, dcells, saved, state_prev, cut
+
+
+@triton.jit
+def unpack_step(
+    step, STATES: tl.constexpr, SAVED: tl.constexpr, HAS_DOUT: tl.constexpr, HAS_DCELLS: tl.constexpr, mask,
+    ACC: tl.constexpr,
+):  # fmt: skip
+    """What `load_step` loaded, in the accumulation dtype; zero for a gradient of the output that there is none of."""
+    dout, dcells, saved, state_prev, cut = step
+    if HAS_DOUT:
+        dout = unpack(dout, 1, ACC)
+    else:
+        dout = zeros(mask.shape, 1, ACC)
+    if HAS_DCELLS:
+        dcells = unpack(dcells, STATES - 1, ACC)
+    return dout, dcells, unpack(saved, SAVED, ACC), unpack_state(state_prev, STATES, ACC), cut

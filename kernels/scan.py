@@ -51,9 +51,21 @@ from fastrnn.kernels.rows import (
     load_step,
     row_pointers,
     state_pointers,
+    unpack_state,
+    unpack_step,
 )
 from fastrnn.kernels.sync import COUNTER_STRIDE, arrive, wait
-from fastrnn.kernels.tiles import add_bias, load_tiles, select, store_exchanged, store_tiles, zeros
+from fastrnn.kernels.tiles import (
+    add_bias,
+    load_packed,
+    load_tiles,
+    select,
+    store_exchanged,
+    store_packed,
+    store_tiles,
+    unpack,
+    zeros,
+)
 
 
 @triton.jit(do_not_specialize=["T", "B", "step0", "step1", "batch0"])
@@ -133,15 +145,15 @@ def scan_fwd_kernel(
     if HAS_RESETS:
         cut_next = load_cut(resets_ptr, t, offs_b, ahead_b, length, d, B)
     x_rows = row_pointers(x_ptr, t, offs_b, d, B, D, GATES * H)
-    x_next = load_tiles(x_rows[:, None] + own, H, ahead_b[:, None] & mask_h[None, :], GATES, ACC)
+    x_next = load_packed(x_rows[:, None] + own, H, ahead_b[:, None] & mask_h[None, :], GATES)
     for step in range(begin, end):
         t = tl.where(d == 0, step, T - 1 - step)
         t_prev = t - 1 + 2 * d
         t_next = t + 1 - 2 * d
         # The next step's input is on its way while this step waits for h.
-        x = x_next
+        x = unpack(x_next, GATES, ACC)
         x_rows = row_pointers(x_ptr, t_next, offs_b, d, B, D, GATES * H)
-        x_next = load_tiles(x_rows[:, None] + own, H, mask & (step + 1 < end), GATES, ACC)
+        x_next = load_packed(x_rows[:, None] + own, H, mask & (step + 1 < end), GATES)
         if HAS_RESETS:
             cut = cut_next
             cut_next = load_cut(resets_ptr, t_next, offs_b, mask_b & (step + 1 < end), length, d, B)
@@ -218,7 +230,7 @@ def scan_fwd_kernel(
                 store_tiles(cells_rows[:, None] + own, H, shown[1:], mask, STATES - 1)
             if STORE_SAVED:
                 saved_rows = row_pointers(saved_ptr, t, offs_b, d, B, D, SAVED * H)
-                store_tiles(saved_rows[:, None] + own, H, saved, mask, SAVED)
+                store_packed(saved_rows[:, None] + own, H, saved, mask, SAVED, False)
     if PHASE != "outer":
         store_tiles(state_pointers(carry_out_ptr, offs_b, d, B, H)[:, None] + own, state_stride, state, mask, STATES)
         if HAS_LENGTHS:
@@ -310,12 +322,13 @@ def scan_bwd_kernel(
     dstate = load_tiles(state_pointers(carry_in_ptr, offs_b, d, B, H)[:, None] + own, state_stride, mask, STATES, ACC)
     t = tl.where(d == 0, end - 1, T - end)
     state = load_state(
-        h_ptr, cells_ptr, state_ptr, t, offs_b < 0, offs_b, own, ahead_mask, d, B, state_stride, H, D, STATES, ACC,
+        h_ptr, cells_ptr, state_ptr, t, offs_b < 0, offs_b, own, ahead_mask, d, B, state_stride, H, D, STATES,
     )  # fmt: skip
+    state = unpack_state(state, STATES, ACC)
     ahead = load_step(
         dout_ptr, dcells_ptr, h_ptr, cells_ptr, saved_ptr, state_ptr, resets_ptr, t, first, length, offs_b, own,
         ahead_b, ahead_mask, d, T, B, state_stride,
-        H, D, STATES, SAVED, HAS_DOUT, HAS_DCELLS, HAS_RESETS, ACC,
+        H, D, STATES, SAVED, HAS_DOUT, HAS_DCELLS, HAS_RESETS,
     )  # fmt: skip
     if HAS_RESETS:
         cut_next = load_cut(resets_ptr, t + 1 - 2 * d, offs_b, ahead_b, length, d, B)
@@ -325,11 +338,11 @@ def scan_bwd_kernel(
     for i in range(end - begin):
         step = end - 1 - i
         t = tl.where(d == 0, step, T - 1 - step)
-        dout, dcells, saved, state_prev, cut = ahead
+        dout, dcells, saved, state_prev, cut = unpack_step(ahead, STATES, SAVED, HAS_DOUT, HAS_DCELLS, mask, ACC)
         ahead = load_step(
             dout_ptr, dcells_ptr, h_ptr, cells_ptr, saved_ptr, state_ptr, resets_ptr, t - 1 + 2 * d, first, length,
             offs_b, own, mask_b & (step > begin), mask & (step > begin), d, T, B, state_stride,
-            H, D, STATES, SAVED, HAS_DOUT, HAS_DCELLS, HAS_RESETS, ACC,
+            H, D, STATES, SAVED, HAS_DOUT, HAS_DCELLS, HAS_RESETS,
         )  # fmt: skip
         arrivals = i * (1 + INNER) * tl.num_programs(0)
         # Rows to which dr of the step that followed this one in forward comes back: it was taken, from this state.
@@ -408,12 +421,12 @@ def scan_bwd_kernel(
                 dprev = select(active, dprev, dstate, STATES)
             dstate = dprev
             dr_rows = row_pointers(dr_ptr, t, offs_b, d, B, D, GATES * H)
-            store_exchanged(dr_rows[:, None] + own, H, dr, mask, OUTER)
+            store_packed(dr_rows[:, None] + own, H, dr, mask, OUTER, True)
             if step > begin:
                 arrive(counter_ptr, EXCHANGE)
             if STORE_DX:
                 dx_rows = row_pointers(dx_ptr, t, offs_b, d, B, D, GATES * H)
-                store_tiles(dx_rows[:, None] + own, H, dx, mask, GATES)
+                store_packed(dx_rows[:, None] + own, H, dx, mask, GATES, False)
         state = state_prev
     store_tiles(state_pointers(carry_out_ptr, offs_b, d, B, H)[:, None] + own, state_stride, dstate, mask, STATES)
     if HAS_LENGTHS and PHASE != "outer":

@@ -36,6 +36,70 @@ def store_exchanged(ptrs, stride, tiles, mask, COUNT: tl.constexpr):
 
 
 @triton.jit
+def join(tiles, COUNT: tl.constexpr):
+    """2, 3 or 4 tiles [M, N] as one [M, N, 2 or 4], in their order; a fourth beside three is the third again."""
+    if COUNT == 2:
+        return tl.join(tiles[0], tiles[1])
+    elif COUNT == 3:
+        joined = tl.join(tl.join(tiles[0], tiles[2]), tl.join(tiles[1], tiles[2]))
+        return joined.reshape([tiles[0].shape[0], tiles[0].shape[1], 4])
+    else:
+        joined = tl.join(tl.join(tiles[0], tiles[2]), tl.join(tiles[1], tiles[3]))
+        return joined.reshape([tiles[0].shape[0], tiles[0].shape[1], 4])
+
+
+@triton.jit
+def load_packed(ptrs, stride, mask, COUNT: tl.constexpr):
+    """`COUNT` tiles as `unpack` takes them, in their dtype: whoever loads ahead does not wait for them yet."""
+    if COUNT == 0:
+        return ()
+    elif COUNT == 1:
+        return (tl.load(ptrs, mask=mask, other=0.0),)
+    else:
+        WIDTH: tl.constexpr = 2 if COUNT == 2 else 4
+        k = tl.arange(0, WIDTH)[None, None, :]
+        return (tl.load(ptrs[:, :, None] + k * stride, mask=mask[:, :, None] & (k < COUNT), other=0.0),)
+
+
+@triton.jit
+def unpack(packed, COUNT: tl.constexpr, ACC: tl.constexpr):
+    """The tuple of tiles that `load_packed` loaded, in the accumulation dtype."""
+    if COUNT == 0:
+        return ()
+    elif COUNT == 1:
+        return (packed[0].to(ACC),)
+    elif COUNT == 2:
+        a, b = tl.split(packed[0].to(ACC))
+        return a, b
+    else:
+        tile = packed[0].to(ACC)
+        even, odd = tl.split(tile.reshape([tile.shape[0], tile.shape[1], 2, 2]))
+        a, c = tl.split(even)
+        b, d = tl.split(odd)
+        if COUNT == 3:
+            return a, b, c
+        else:
+            return a, b, c, d
+
+
+@triton.jit
+def store_packed(ptrs, stride, tiles, mask, COUNT: tl.constexpr, EXCHANGED: tl.constexpr):
+    """`store_tiles` or `store_exchanged` as one store: what moves tiles between threads on the way, moves them once."""
+    if COUNT <= 1:
+        if EXCHANGED:
+            store_exchanged(ptrs, stride, tiles, mask, COUNT)
+        else:
+            store_tiles(ptrs, stride, tiles, mask, COUNT)
+    else:
+        WIDTH: tl.constexpr = 2 if COUNT == 2 else 4
+        k = tl.arange(0, WIDTH)[None, None, :]
+        joined = join(tiles, COUNT)
+        if EXCHANGED:
+            joined = tl.where(joined == joined, joined, float("nan"))
+        tl.store(ptrs[:, :, None] + k * stride, joined.to(ptrs.dtype.element_ty), mask=mask[:, :, None] & (k < COUNT))
+
+
+@triton.jit
 def select(mask, yes, no, COUNT: tl.constexpr):
     """`yes` where `mask`, else `no`, tile by tile."""
     out = ()
