@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: bench test test-all test-gpu format clean
+.PHONY: bench test test-all test-gpu docs format clean
 
 # Benchmark: fastrnn against torch.nn, on the GPU if there is one, else on the CPU with a report on the GPU kernels.
 bench: .venv/ready
@@ -13,6 +13,7 @@ test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy examples
 	$(BIN)/python -m pytest -n 2
 
 # The slow tests as well.
@@ -22,6 +23,11 @@ test-all: .venv/ready
 # The tests that need a GPU, with the Python at hand: torch, triton, numpy and pytest are all they use.
 test-gpu:
 	$(PYTHON) -m pytest -m gpu
+
+# The documentation, into build/site; a warning is an error.
+docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .
