@@ -7,8 +7,6 @@
 * K is walked in NUM_K chunks of BLOCK_K; where RESIDENT, the left operands of GROUP chunks are fetched together.
 """
 
-# Jit functions: Triton types them, tuples that grow in unrolled loops included.
-
 import triton
 import triton.language as tl
 

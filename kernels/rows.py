@@ -3,8 +3,6 @@
 `offs_b` are the rows `[BLOCK_B]` of one batch tile, `own` the units `[1, BLOCK_H]` of one program, `mask` both.
 """
 
-# Jit functions: Triton types them, tuples that grow in unrolled loops included.
-
 import triton
 import triton.language as tl
 
