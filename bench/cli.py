@@ -94,6 +94,10 @@ def _add_plot(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=commands.plot, parser=parser)
 
 
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(call=commands.machine, parser=parser)
+
+
 def _add_env(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=commands.env, parser=parser)
 
@@ -104,6 +108,7 @@ _COMMANDS = (
     ("report", _add_report, "print results as tables in Markdown"),
     ("plot", _add_plot, "draw results: time against H and B, the ratio over both, time against the model's limit"),
     ("kernels", _add_kernels, "compile the GPU kernels with no GPU present, and report what they use"),
+    ("machine", _add_machine, "measure the constants of the cost model on this GPU"),
     ("env", _add_env, "print the versions and the hardware, for a bug report"),
 )
 

@@ -180,6 +180,24 @@ def plot(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def machine(arguments: argparse.Namespace) -> int:
+    _need("torch")
+    import torch
+
+    from fastrnn.backends import fused
+    from fastrnn.bench import machine
+
+    reason = machine.unavailable()
+    if reason is not None:
+        raise record.BenchError(reason)
+    where = torch.device("cuda")
+    model = fused.device_limits(where)
+    env = record.environment(True)
+    print(f"GPU: {env.gpu}, driver {env.driver}. torch {env.torch}, triton {env.triton}.", flush=True)
+    machine.show(machine.measure(model.sms, where), model)
+    return 0
+
+
 def env(arguments: argparse.Namespace) -> int:
     _need("torch")
     from fastrnn.bench import report

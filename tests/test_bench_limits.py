@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import subprocess
+import sys
+import textwrap
 
 import pytest
 import torch
-from benching import CPU, ROW
+from benching import CPU, ROW, make_brief
+from support import compiling_environment
 
-from fastrnn.bench import limits, run
+from fastrnn.bench import cli, limits, machine, record, run
 from fastrnn.bench.cases import Case
 from fastrnn.kernels import configs
 from fastrnn.kernels.configs import ScanShape
@@ -55,3 +60,129 @@ def test_percent_of_limit() -> None:
     assert run.percent_of_limit(ROW) == pytest.approx(75)
     assert run.percent_of_limit(dataclasses.replace(ROW, limit_us=None)) is None
     assert run.percent_of_limit(dataclasses.replace(ROW, us_per_step=None)) is None
+
+
+# The probes of the machine.
+
+
+def test_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    make_brief(monkeypatch)
+    assert cli.main(["machine"]) == 1
+    error = capsys.readouterr().err
+    assert error == "fastrnn-bench machine: error: no CUDA GPU here: there is nothing to measure\n"
+
+
+@pytest.mark.parametrize("kind", ["flag", "barrier"])
+def test_the_exchange_probe_counts(kind: str) -> None:
+    """One program, which waits for itself: the interpreter runs no two at a time."""
+    pytest.importorskip("triton")
+    probe = machine.exchange_probe(1, kind)
+    one = machine.Exchange(probe, 1, 5, CPU)
+    one.prepare()
+    one.call()
+    one.check()
+    assert one.rows[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    one.rows[3] += 1
+    with pytest.raises(record.BenchError, match="the exchange went wrong"):
+        one.check()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_read_probe_reads_all(own: bool) -> None:
+    pytest.importorskip("triton")
+    size = 16384 + 5
+    source, sums = torch.ones(2, size), torch.empty(2)
+    source[1] *= 2
+    machine.read_probe(own).launch(2, source, sums, 3, size)
+    assert sums.tolist() == [3 * size, (6 if own else 3) * size]
+
+
+@pytest.mark.parametrize("name", ["shared", "matrix"])
+def test_the_product_probe_multiplies(name: str) -> None:
+    pytest.importorskip("triton")
+    probe = machine.all_probes(4)[name]
+    parts, rows, depth, columns = (probe.constants[key] for key in ("SPLIT", "ROWS", "DEPTH", "COLUMNS"))
+    left, right = torch.randn(parts, rows, depth).half(), torch.randn(parts, depth, columns).half()
+    out = torch.empty(1, parts, rows, columns)
+    probe.launch(1, left, right, out, 3)
+    times = 1.75 if probe.constants["HALVE"] else 3
+    torch.testing.assert_close(out[0], times * (left.float() @ right.float()), rtol=1e-3, atol=1e-2)
+
+
+def test_what_a_product_moves_and_does() -> None:
+    """At the model's rates one product waits for shared memory, and the other for the matrix units."""
+    sizes = {"SPLIT": 8, "ROWS": 16, "DEPTH": 64, "COLUMNS": 128, "HALVE": True}
+    assert machine.macs(sizes) == 16 * 512 * 128
+    assert machine.shared_traffic(sizes) == 2 * (512 * 128 + 2 * 16 * 512)
+    for chosen, waits_for_shared in ((machine._SHARED_PRODUCT, True), (machine._MATRIX_PRODUCT, False)):
+        shared_us = machine.shared_traffic(chosen) / H100.sm_shared_rate
+        mac_us = machine.macs(chosen) / H100.sm_mac_rate
+        assert (shared_us > 1.2 * mac_us, mac_us > 1.2 * shared_us) == (waits_for_shared, not waits_for_shared)
+
+
+def test_slope(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch of 5 us, and 3 us for each step."""
+    made: list[int] = []
+
+    def seconds(call: object) -> float:
+        assert callable(call)
+        call()
+        return 5e-6 + 3e-6 * made[-1]
+
+    monkeypatch.setattr(machine, "_seconds", seconds)
+    assert machine.slope_us(made.append, 100, 1100) == pytest.approx(3)
+
+
+def test_show(capsys: pytest.CaptureFixture[str]) -> None:
+    fields = ("launch_us", "l2_rate", "sm_l2_rate", "memory_rate", "sm_shared_rate", "sm_mac_rate", "l2_bytes")
+    values = {"hop_us (flag)": 1.2, "hop_us (barrier)": 0.6, **{name: float(getattr(H100, name)) for name in fields}}
+    machine.show(values, H100)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["hop_us", "(flag)", "0.6", "1.2", "2.00", "microseconds"]
+    assert all(" 1.00 " in line for line in lines[3:])
+    assert any(line.startswith("sm_mac_rate") and line.endswith("multiply-adds per microsecond") for line in lines)
+
+
+COMPILE = """
+    import json, re, triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from fastrnn.bench import machine, probes
+    from fastrnn.kernels.offline import _disassemble
+
+    for name, probe in machine.all_probes(132).items():
+        kernel = getattr(probes, probe.kernel)
+        assert set(kernel.arg_names) == set(probe.types) | set(probe.constants)
+        signature = {n: probe.types.get(n, "constexpr") for n in kernel.arg_names}
+        consts = {(kernel.arg_names.index(n),): value for n, value in probe.constants.items()}
+        attrs = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if signature[n][0] == "*"}
+        source = ASTSource(kernel, signature, consts, attrs)
+        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=probe.options())
+        _, sass = _disassemble(compiled.asm["cubin"])
+        print(json.dumps(dict(
+            name=name, spills=len(re.findall(r"STL|LDL", sass)), shared=compiled.metadata.shared,
+            mma=len(re.findall("HMMA", sass)), wgmma=len(re.findall("HGMMA", sass)),
+            trap="trap" in compiled.asm["ptx"], cooperative=compiled.metadata.launch_cooperative_grid,
+            operands=compiled.asm["ttgir"].partition("scf.for")[2].count("ttg.local_load"),
+            past_l1="ld.global.cg" in compiled.asm["ptx"],
+        )))
+"""
+
+
+def test_the_probes_compile_for_a_gpu_that_is_not_here() -> None:
+    pytest.importorskip("triton")
+    command = [sys.executable, "-c", textwrap.dedent(COMPILE)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=".", env=compiling_environment(), check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    reports = {report["name"]: report for report in map(json.loads, done.stdout.splitlines())}
+    assert set(reports) == set(machine.all_probes(132))
+    for name, report in reports.items():
+        assert report["spills"] == 0, name
+        assert report["shared"] <= H100.shared_bytes, name
+        # What waits for other programs is bounded, and resident all at once.
+        waits = name in ("flag", "barrier")
+        assert (report["trap"], report["cooperative"]) == (waits, waits), name
+        assert report["past_l1"] == (name in ("l2", "memory", "barrier")), name
+        if name in ("shared", "matrix"):
+            assert (report["mma"] > 0, report["wgmma"]) == (True, 0), name
+            assert report["operands"] == 2, name
