@@ -1,8 +1,10 @@
 # PYTHON makes the virtual environment, and runs test-gpu without one.
 PYTHON ?= python3
 BIN := .venv/bin
+# Which versions of everything are installed.
+CONSTRAINTS ?= constraints.txt
 
-.PHONY: bench test test-all test-gpu docs format clean
+.PHONY: bench test test-all test-gpu docs build format clean
 
 # Benchmark: fastrnn against torch.nn, on the GPU if there is one, else on the CPU with a report on the GPU kernels.
 bench: .venv/ready
@@ -26,16 +28,23 @@ test-gpu:
 
 # The documentation, into build/site; a warning is an error.
 docs: .venv/ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[docs]'
 	$(BIN)/mkdocs build --strict
+
+# The source distribution, and the wheel built from it, into dist/; checked as a package index will.
+build: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[release]'
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,bench]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[test,bench]'
 	touch $@
 
 clean:
