@@ -4,11 +4,17 @@ BIN := .venv/bin
 # Which versions of everything are installed.
 CONSTRAINTS ?= constraints.txt
 
-.PHONY: bench test test-all test-gpu docs build format clean
+.PHONY: bench bench-full test test-all test-gpu docs build format clean
 
 # Benchmark: fastrnn against torch.nn, on the GPU if there is one, else on the CPU with a report on the GPU kernels.
 bench: .venv/ready
 	$(BIN)/python -m bench run --quick
+
+# Every row that is reported of a GPU, into bench/results/, and the tables of it; interrupted, it goes on where it was.
+bench-full: .venv/ready
+	mkdir -p bench/results
+	$(BIN)/python -m bench run --full --resume --json bench/results; code=$$?; \
+	$(BIN)/python -m bench report bench/results/*.jsonl; exit $$code
 
 # Lint, type-check, and every test that needs no GPU.
 test: .venv/ready

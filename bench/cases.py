@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fastrnn.kernels.counts import COUNTS
 
@@ -165,3 +166,48 @@ def _quick_cpu() -> list[Case]:
         *product(["lstm", "gru"], ["train"], ["float32"], [Shape(50, 8, 64, 64, 2)], bidirectional=True),
         *_extras(Shape(100, 32, 128, 128), Shape(100, 8, 128, 128), "float32"),
     ]
+
+
+def covering(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Few combinations in which every two values of different axes meet; the same ones at each call."""
+    combinations = list(itertools.product(*axes))
+
+    def meetings(combination: tuple[Any, ...]) -> set[tuple[Any, ...]]:
+        return set(itertools.combinations(enumerate(combination), 2))
+
+    missing = set().union(*map(meetings, combinations))
+    found = []
+    while missing:
+        found.append(max(combinations, key=lambda combination: len(meetings(combination) & missing)))
+        missing -= meetings(found[-1])
+    return found
+
+
+def full() -> list[Case]:
+    """All that is reported of a GPU. Large layers get short sequences: the whole is to take less than 20 minutes."""
+    widths = [256, 512, 768, 1024]
+    against_best = [Shape(512, B, n, n) for n in widths for B in (8, 16, 32, 64, 128)]
+    mixed = [
+        case
+        for cell, dtype, n, layers, bidirectional, B in covering(
+            ["lstm", "gru"], ["bfloat16", "float32"], widths, [1, 2, 3, 4], [False, True], [1, 16, 64, 128, 256]
+        )
+        for case in product([cell], ["train"], [dtype], [Shape(256, B, n, n, layers)], bidirectional)
+    ]
+    extras = _extras(Shape(512, 64, 512, 512), Shape(128, 16, 512, 512), "bfloat16")
+    steps = [Shape(1, B, 512, 512) for B in (1, 16, 64)]
+    rows = [
+        *product(["lstm"], ["train"], ["float16"], against_best),
+        *product(["lstm"], ["forward"], ["float16", "bfloat16"], [Shape(512, 16, n, n) for n in widths]),
+        *mixed,
+        *product(
+            ["lstm", "gru"], ["train"], ["bfloat16"], [Shape(512, B, n, n) for n in (64, 128, 192) for B in (16, 64)]
+        ),
+        *product(
+            ["lstm", "gru"], ["train"], ["bfloat16"], [Shape(256, B, n, n) for n in (1536, 2048) for B in (16, 64)]
+        ),
+        *product(["lstm", "gru", "rnn_tanh"], ["train"], ["bfloat16"], [Shape(512, 32, 512, 512)], lengths="uniform"),
+        *extras,
+        *product(["lstm", "gru"], ["forward"], ["bfloat16"], steps),
+    ]
+    return list(dict.fromkeys(rows))

@@ -43,7 +43,9 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
         "--reset-rate", type=cases.parse_rate, metavar="R", help="share of steps that start rows afresh (default: 0)"
     )
     parser.add_argument("--return-cells", action="store_true", help="return every cell state as well (lstm)")
-    parser.add_argument("--quick", action="store_true", help="the quick set: what runs if no option chooses rows")
+    sets = parser.add_mutually_exclusive_group()
+    sets.add_argument("--quick", action="store_true", help="the quick set: what runs if no option chooses rows")
+    sets.add_argument("--full", action="store_true", help="all that is reported of a GPU")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +53,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _several(parser, "--provider", "who is measured (default: fastrnn, and its peer in the row)", metavar="NAME")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="default: a GPU if there is")
     parser.add_argument("--repeat", type=_positive, default=1, metavar="N", help="measure all rows N times in turn")
-    parser.add_argument("--json", metavar="FILE", help="append one JSON object per row and provider")
+    parser.add_argument("--json", metavar="FILE", help="append one JSON object per row; a folder takes GPU-DATE.jsonl")
     parser.add_argument("--csv", metavar="FILE", help="append the same as CSV")
     parser.add_argument(
         "--resume", action="store_true", help="leave out what --json has of this commit and machine, unless it failed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 def _need(module: str, hint: str = "") -> None:
     if importlib.util.find_spec(module) is None:
         raise record.BenchError(f"{module} is not installed{hint}")
+
+
+def _name_file(arguments: argparse.Namespace, env: record.Environment) -> None:
+    """A folder given to --json takes a file named after the machine and the day."""
+    if arguments.json is not None and Path(arguments.json).is_dir():
+        words = re.sub(r"[^a-z0-9]+", "-", (env.gpu or env.device).lower()).strip("-")
+        arguments.json = str(Path(arguments.json) / f"{words}-{record.now()[:10]}.jsonl")
 
 
 def _check_files(arguments: argparse.Namespace) -> None:
@@ -36,9 +44,12 @@ def _chosen(arguments: argparse.Namespace, cuda: bool) -> list[cases.Case]:
     """The rows asked for."""
     options = (arguments.cell, arguments.mode, arguments.dtype, arguments.shape, arguments.bidirectional)
     if not any((*options, arguments.lengths, arguments.reset_rate, arguments.return_cells)):
-        return cases.quick(cuda)
-    if arguments.quick:
-        arguments.parser.error("--quick is a set of its own: it takes no option that chooses rows")
+        if arguments.full and not cuda:
+            raise record.BenchError("--full is for GPUs: no CUDA GPU here")
+        return cases.full() if arguments.full else cases.quick(cuda)
+    if arguments.quick or arguments.full:
+        name = "--quick" if arguments.quick else "--full"
+        arguments.parser.error(f"{name} is a set of its own: it takes no option that chooses rows")
     try:
         rows = cases.product(
             arguments.cell or ["lstm"],
@@ -64,7 +75,7 @@ def _command(arguments: argparse.Namespace) -> list[str]:
     for name in ("lengths", "reset_rate"):
         if getattr(arguments, name) is not None:
             words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
-    for name in ("bidirectional", "return_cells", "quick"):
+    for name in ("bidirectional", "return_cells", "quick", "full"):
         if getattr(arguments, name):
             words.append(f"--{name.replace('_', '-')}")
     return words if arguments.device == "auto" else [*words, "--device", arguments.device]
@@ -91,6 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.parser.error("--resume goes on with a file: it needs --json FILE")
     if arguments.base is not None and arguments.resume:
         arguments.parser.error("--base measures both commits afresh: it takes no --resume")
+    run.prepare(where)
+    _name_file(arguments, record.environment(cuda))
     _check_files(arguments)
     done = record.read(arguments.json) if arguments.resume else []
     if arguments.base is not None and not providers:

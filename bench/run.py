@@ -182,7 +182,7 @@ def _show(row: Row, display: Display) -> None:
 
 
 def prepare(where: torch.device) -> None:
-    """Settle the machine, before `record.environment` looks at it."""
+    """Settle the machine: before `record.environment` looks at it."""
     if where.type == "cpu":
         # torch's threads wait for each other at every step: on two cores with another process about, the same call took
         # 15 us a step, and 15,000. One thread is steady, and both providers run the same kernels.
@@ -191,7 +191,6 @@ def prepare(where: torch.device) -> None:
 
 def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:
     """Measure, print and record; the rows measured."""
-    prepare(plan.device)
     env = record.environment(plan.device.type == "cuda")
     done = finished(plan.done, plan.commit, env)
     emit(introduction(env))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -59,6 +60,8 @@ def test_bad_shapes(text: str) -> None:
         (["run", "--reset-rate", "some"], "argument --reset-rate: expected a number from 0 to 1, got 'some'"),
         (["run", "--return-cells", "--cell", "gru"], "a gru has no cells to return"),
         (["run", "--quick", "--lengths", "zipf"], "--quick is a set of its own"),
+        (["run", "--full", "--cell", "lstm"], "--full is a set of its own"),
+        (["run", "--full", "--quick"], "not allowed with argument"),
         (["kernels", "--arch", "sm_75"], "argument --arch: invalid choice: 'sm_75'"),
         (["kernels", "--batch", "0"], "argument --batch: expected a whole number"),
         ([], "required"),
@@ -96,6 +99,35 @@ def test_quick_sets(cuda: bool) -> None:
     assert {row.cell for row in rows} >= {"lstm", "gru", "rnn_tanh"}
     assert {row.mode for row in rows} == {"forward", "train"}
     assert any(row.bidirectional and row.layers == 2 for row in rows)
+
+
+def test_covering() -> None:
+    axes = ["ab", "cd", "efg", "hijkl"]
+    found = cases.covering(*axes)
+    for one, other in itertools.combinations(range(4), 2):
+        assert {(row[one], row[other]) for row in found} == set(itertools.product(axes[one], axes[other]))
+    assert 15 <= len(found) <= 18
+    assert found == cases.covering(*axes)
+
+
+def test_full_set() -> None:
+    rows = cases.full()
+    assert len(rows) == len(set(rows)) <= 100
+    best = [row for row in rows if (row.cell, row.dtype, row.mode) == ("lstm", "float16", "train")]
+    sizes = itertools.product((256, 512, 768, 1024), (8, 16, 32, 64, 128))
+    assert {(row.H, row.B) for row in best} == set(sizes)
+    for cell, H in itertools.product(("lstm", "gru"), (64, 128, 192, 1536, 2048)):
+        assert any((row.cell, row.H, row.dtype) == (cell, H, "bfloat16") for row in rows)
+    for dtype, layers, both in itertools.product(("bfloat16", "float32"), (1, 2, 3, 4), (False, True)):
+        assert any((row.dtype, row.layers) == (dtype, layers) for row in rows)
+        assert any((row.bidirectional, row.layers) == (both, layers) for row in rows)
+    assert {row.T for row in rows} >= {1, 512}
+    assert sum(row.lengths == "uniform" for row in rows) >= 3
+
+
+def test_full_set_needs_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--full"]) == 1
+    assert capsys.readouterr().err == "fastrnn-bench run: error: --full is for GPUs: no CUDA GPU here\n"
 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,6 +120,19 @@ def test_csv(tmp_path: Path) -> None:
     assert float(found[0]["us_per_step"]) == rows[0]["us_per_step"]
 
 
+def test_a_folder_takes_a_file_named_after_machine_and_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "now", lambda: "2030-01-02T03:04:05+00:00")
+    torch.set_num_threads(2)
+    assert cli.main(["run", *TINY, "--provider", "fastrnn", "--json", str(tmp_path)]) == 0
+    (file,) = tmp_path.iterdir()
+    assert file.name == "cpu-2030-01-02.jsonl"
+    assert [row.threads for row in record.read(file)] == [1]  # as it was measured
+    arguments = cli.build_parser().parse_args(["run", "--json", str(tmp_path)])
+    env = dataclasses.replace(ROW.environment(), gpu="NVIDIA Some (80 GB)")
+    commands._name_file(arguments, env)
+    assert Path(arguments.json).name == "nvidia-some-80-gb-2030-01-02.jsonl"
+
+
 def test_the_command_is_recorded_without_files(tmp_path: Path) -> None:
     options = ["--reset-rate", "0.25", "--return-cells", "--provider", "fastrnn", "--device", "cpu"]
     _, rows = bench(tmp_path, "run", *TINY, *options)
