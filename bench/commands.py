@@ -105,12 +105,15 @@ def run(arguments: argparse.Namespace) -> int:
     run.prepare(where)
     _name_file(arguments, record.environment(cuda))
     _check_files(arguments)
-    done = record.read(arguments.json) if arguments.resume else []
+    # Read in any case: a file of another version is not to get rows of this one.
+    before = record.read(arguments.json) if arguments.json is not None else []
     if arguments.base is not None and not providers:
         providers = arguments.provider = ["fastrnn"]  # the others are the same on both sides
     command = shlex.join(["python", "-m", "bench", *_command(arguments)])
     commit = arguments.commit or record.commit()
-    plan = run.Plan(rows, providers, where, command, commit, arguments.json, arguments.csv, done)
+    plan = run.Plan(
+        rows, providers, where, command, commit, arguments.json, arguments.csv, before if arguments.resume else []
+    )
     if arguments.base is not None:
         return _run_against(arguments, plan)
     found = run.run(plan, range(arguments.repeat))

@@ -27,10 +27,8 @@ RESULT_COLUMNS = (
     Column("peer", 15, right=False),
     Column("peak_mb", 8),
     Column("error", 8),
-    Column("limit", 7),
-    Column("% of it", 7),
 )
-COLUMNS = (*CASE_COLUMNS, *RESULT_COLUMNS)
+LIMIT_COLUMNS = (Column("limit", 7), Column("% of it", 7))
 
 
 @dataclass(frozen=True)
@@ -161,6 +159,11 @@ def rows_of(plan: Plan, done: dict[tuple[Case, str], list[Row]], repetition: int
                 peer_us = row.us_per_step
 
 
+def _columns(device: str) -> tuple[Column, ...]:
+    """Those of a run; the cost model has limits of GPUs only."""
+    return (*CASE_COLUMNS, *RESULT_COLUMNS, *(LIMIT_COLUMNS if device == "cuda" else ()))
+
+
 def percent_of_limit(row: Row) -> float | None:
     """How near a time comes to the cost model's."""
     if row.limit_us is None or row.us_per_step is None:
@@ -174,9 +177,10 @@ def _show(row: Row, display: Display) -> None:
 
     time = row.status if row.status != "ok" else number(row.us_per_step, ".3f")
     values = [row.provider, row.backend, time, number(row.p20, ".3f"), number(row.p80, ".3f"), number(row.ratio, ".2f")]
-    values += [row.peer, number(row.peak_mb, ".1f"), number(row.error, ".1e"), number(row.limit_us, ".3f")]
-    values.append(number(percent_of_limit(row), ".0f"))
-    display.emit(line(COLUMNS, [*case_values(row.case()), *values]))
+    values += [row.peer, number(row.peak_mb, ".1f"), number(row.error, ".1e")]
+    if row.device == "cuda":
+        values += [number(row.limit_us, ".3f"), number(percent_of_limit(row), ".0f")]
+    display.emit(line(_columns(row.device), [*case_values(row.case()), *values]))
     if row.reason is not None:
         display.emit(f"  {row.status}: {row.reason}")
 
@@ -198,7 +202,7 @@ def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:
     skipped = sum(n < len(done.get(key, ())) for n in repetitions for key in wanted)
     rows: list[Row] = []
     with progress(len(repetitions) * len(wanted) - skipped) as display:
-        display.emit(f"\n{heading(COLUMNS)}")
+        display.emit(f"\n{heading(_columns(env.device))}")
         for repetition in repetitions:
             for row in rows_of(plan, done, repetition, display):
                 if plan.json is not None:

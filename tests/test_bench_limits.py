@@ -13,7 +13,7 @@ import torch
 from benching import CPU, ROW, make_brief
 from support import compiling_environment
 
-from fastrnn.bench import cli, limits, machine, record, run
+from fastrnn.bench import cli, limits, machine, progress, record, run
 from fastrnn.bench.cases import Case
 from fastrnn.kernels import configs
 from fastrnn.kernels.configs import ScanShape
@@ -60,6 +60,14 @@ def test_percent_of_limit() -> None:
     assert run.percent_of_limit(ROW) == pytest.approx(75)
     assert run.percent_of_limit(dataclasses.replace(ROW, limit_us=None)) is None
     assert run.percent_of_limit(dataclasses.replace(ROW, us_per_step=None)) is None
+
+
+def test_a_gpus_rows_show_the_limit() -> None:
+    shown: list[str] = []
+    for row in (ROW, dataclasses.replace(ROW, device="cpu", limit_us=None)):
+        run._show(row, progress.Display(shown.append))
+    assert shown[0].split()[-2:] == ["1.500", "75"]
+    assert shown[1].split()[-1] == "1.0e-03"
 
 
 # The probes of the machine.

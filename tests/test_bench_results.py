@@ -182,6 +182,7 @@ def test_another_version_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         error = capsys.readouterr().err
         assert "rows.jsonl, line 1: version 1, this reads version 2; measure again" in error
         assert error.count("\n") == 1
+    assert len(file.read_text().splitlines()) == 1
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
