@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -70,6 +71,17 @@ def test_files_it_names_exist(page: str) -> None:
     for commands in re.findall(r"```sh\n(.*?)```", PAGES[page], re.DOTALL):
         for target in re.findall(r"\bmake ([a-z][\w-]*)", commands):
             assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_benchmark_commands_parse(page: str) -> None:
+    from fastrnn.bench.cli import build_parser
+
+    for block in re.findall(r"```sh\n(.*?)```", PAGES[page], re.DOTALL):
+        for words in re.findall(r"^(?:python -m bench|fastrnn-bench)\b(.*)$", block, re.MULTILINE):
+            arguments = shlex.split(words, comments=True)
+            if arguments != ["--help"]:
+                build_parser().parse_args(arguments)  # a wrong one exits
 
 
 def test_every_page_is_in_the_navigation() -> None:
