@@ -6,6 +6,7 @@ Triton is needed, torch is not.
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import itertools
 import multiprocessing
@@ -47,6 +48,7 @@ COLUMNS = (
     Column("wgmma", 5),
     Column("resident", 8, right=False),
     Column("barriers", 8),
+    Column("loop", 5),
 )
 
 
@@ -138,13 +140,14 @@ def _row(job: Job, config: LaunchConfig | None, report: Report | str | None) -> 
     else:
         status = "spills" if found.spills else "ok"
     names = ("tier", "exchange", "block_h", "block_b", "block_k", "num_k", "split", "num_warps")
-    measures = ("registers", "spills", "shared", "mma", "wgmma", "resident", "barriers")
+    measures = ("registers", "spills", "shared", "mma", "wgmma", "resident", "barriers", "instructions")
     return {
         **dataclasses.asdict(job),
         **{name: getattr(config, name, None) for name in names},
         **{name: getattr(found, name, None) for name in measures},
         "shared_limit": limit,
         "status": status,
+        "triton": importlib.metadata.version("triton"),
     }
 
 
@@ -157,7 +160,7 @@ def _show(row: dict[str, Any]) -> str:
     resident = "yes" if row["resident"] else "no"
     sizes = [f"{row['shared'] / 1024:.1f}", f"{row['shared_limit'] // 1024}"]
     end = [row["tier"], tile, row["num_warps"], row["registers"], row["spills"], *sizes]
-    return line(COLUMNS, [*start, *end, row["mma"], row["wgmma"], resident, row["barriers"]])
+    return line(COLUMNS, [*start, *end, row["mma"], row["wgmma"], resident, row["barriers"], row["instructions"]])
 
 
 def _summary(rows: Sequence[dict[str, Any]], kernels: int) -> str:

@@ -187,7 +187,7 @@ def macs(sizes: Mapping[str, Any]) -> int:
 
 
 def measure(sms: int, device: torch.device) -> dict[str, float]:
-    """The constants, by the names of `configs.Device`; `hop_us` once for each kind of exchange."""
+    """The constants, by the names of `configs.Device`."""
     probes = all_probes(sms)
     value = torch.empty(1, dtype=torch.int32, device=device)
 
@@ -196,8 +196,8 @@ def measure(sms: int, device: torch.device) -> dict[str, float]:
             probes["launch"].launch(1, value)
 
     return {
-        "hop_us (flag)": _hop_us(probes["flag"], sms, device),
-        "hop_us (barrier)": _hop_us(probes["barrier"], sms, device),
+        "hop_us": _hop_us(probes["flag"], sms, device),
+        "barrier_us": _hop_us(probes["barrier"], sms, device),
         "launch_us": slope_us(launches, 200, 1200),
         **_read_rates(probes, sms, device),
         "sm_shared_rate": shared_traffic(_SHARED_PRODUCT) / _product_us(probes["shared"], sms, device),
@@ -213,8 +213,8 @@ def show(measured: Mapping[str, float], model: Device) -> None:
     """Print a line for each constant."""
     emit(heading(COLUMNS))
     for name, value in measured.items():
-        assumed = float(getattr(model, name.partition(" ")[0]))
-        unit = _UNITS[name.partition(" ")[0].rpartition("_")[2]]
+        assumed = float(getattr(model, name))
+        unit = _UNITS[name.rpartition("_")[2]]
         unit = "multiply-adds per microsecond" if name == "sm_mac_rate" else unit
         emit(line(COLUMNS, [name, f"{assumed:.3g}", f"{value:.3g}", f"{value / assumed:.2f}", unit]))
 

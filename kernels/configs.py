@@ -23,11 +23,13 @@ class Device:
         name, capability: what it is.
         sms: streaming multiprocessors, one program each while a persistent scan runs.
         shared_bytes: shared memory one program may use.
-        hop_us: from one program's store to another's use of it, through L2.
+        hop_us, barrier_us: from one program's store to another's use of it, through L2, where the data is its own flag,
+            and where a counter says that it is there.
         launch_us: from one kernel launch to the next, in a stream kept full.
         l2_rate, memory_rate: bytes per microsecond of the whole device.
         sm_l2_rate, sm_shared_rate: bytes per microsecond of one SM, from L2 and from shared memory.
         sm_mac_rate: 16-bit multiply-adds per microsecond of one SM, through mma.sync.
+        sm_issue_rate: instructions of a warp that an SM can issue per microsecond: four a cycle.
         l2_bytes: what L2 holds.
     """
 
@@ -36,12 +38,14 @@ class Device:
     sms: int
     shared_bytes: int
     hop_us: float = 0.6
+    barrier_us: float = 1.1
     launch_us: float = 3.0
     l2_rate: float = 5.5e6
     memory_rate: float = 3.0e6
     sm_l2_rate: float = 1.0e5
     sm_shared_rate: float = 2.2e5
     sm_mac_rate: float = 2.2e6
+    sm_issue_rate: float = 4 * 1755.0
     l2_bytes: int = 50_000_000
 
 
@@ -140,7 +144,7 @@ def shared_estimate(shape: ScanShape, config: LaunchConfig) -> int:
     chunks = 1 if config.tier == "streamed" else config.num_k
     weights = shape.gates * config.block_h * chunk * chunks
     left = shape.left * config.group * config.block_b * chunk
-    scratch = config.split * config.block_b * config.block_h * 4
+    scratch = config.split * config.block_b * config.block_h * 4 * shape.out
     # A split contraction's scratch reuses the left operands' memory; the others' does not.
     return weights + (max(left, scratch) if config.split > 1 else left + scratch)
 
@@ -161,11 +165,32 @@ def register_estimate(shape: ScanShape, config: LaunchConfig) -> float:
     return total + (20 if shape.element_bytes == 4 else 0)
 
 
+def instruction_estimate(shape: ScanShape, config: LaunchConfig) -> float:
+    """Instructions that a warp executes per step, fitted to sm_90 compile reports (Triton 3.7.1; half within 4 %).
+
+    What grows with the tile: the left operands' loads, and the check of each of their elements where the data is its
+    own flag; the matrix instructions; and the pointwise part, which a split contraction leaves every warp to repeat.
+    """
+    threads = config.num_warps * 32
+    padded_k = config.num_k * config.block_k
+    left = shape.left * config.block_b * padded_k / threads if config.tier != "solo" else 0.0
+    rounds = _ceil_div(config.num_k, config.group)
+    products = shape.gates * max(1, config.block_h // 8) * (config.block_b // 16) * padded_k / 16 / config.num_warps
+    pointwise = shape.gates * config.block_b * config.block_h / (32 if config.split > 1 else threads)
+    base, load, check, per_round, mma, point = (
+        (137, 0.6, 5.9, 19, 0.6, 15.8) if shape.backward else (99, 0.7, 5.4, 36, 1.9, 31)
+    )
+    load += check if config.exchange == "flag" else 0
+    streamed = shape.gates * config.block_h * padded_k * shape.element_bytes / 16 / threads
+    total = base + load * left + per_round * rounds + mma * products + point * pointwise
+    return total + (3 * streamed if config.tier == "streamed" else 0)
+
+
 def step_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float:
     """Estimated time of one step, all waves counted.
 
-    The sum of what a step waits for in turn: the exchange's hop (or the launch), its tile of h or dr through L2, R's
-    slice from shared memory or L2, the matrix instructions, and the pointwise tail.
+    The sum of what a step waits for in turn: its instructions, the exchange's hop (or the launch), its tile of h or dr
+    through L2, R's slice from shared memory or L2, the matrix instructions, and what waits within the program.
     """
     units = _ceil_div(shape.hidden, config.block_h)
     tiles = _ceil_div(shape.batch, config.block_b)
@@ -177,13 +202,16 @@ def step_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float:
     left = reads * config.block_b * padded_k * shape.element_bytes
     macs = shape.gates * config.block_h * config.block_b * padded_k * (shape.element_bytes / 2)
     cost = 0.3 + macs / device.sm_mac_rate
+    cost += instruction_estimate(shape, config) * config.num_warps / device.sm_issue_rate
     if config.tier == "solo":
         cost += weights / device.sm_shared_rate
     else:
         cost += max(programs * left / device.l2_rate, left / device.sm_l2_rate)
         if config.schedule == "persistent":
             rounds = _ceil_div(config.num_k, config.group) if config.tier == "grid" else config.num_k
-            cost += device.hop_us * (1 + shape.inner) * (1 + 0.5 * (rounds - 1))
+            # Each round of flagged loads waits for its own data; a barrier is waited for once.
+            hop = device.barrier_us if config.exchange == "barrier" else device.hop_us * (1 + 0.5 * (rounds - 1))
+            cost += hop * (1 + shape.inner)
         if config.tier == "grid":
             cost += weights / device.sm_shared_rate
         else:
@@ -197,7 +225,8 @@ def step_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float:
     return cost * _ceil_div(tiles, config.batch_tiles)
 
 
-_REGISTER_BUDGET = 250
+# Of 255; the estimate runs further below what four warps need.
+_REGISTER_BUDGET = {8: 250, 4: 225}
 _MAX_GRID_Y = 65535
 
 
@@ -212,17 +241,28 @@ def _fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
     if shape.ieee and (config.tier == "grid" or config.block_b > 16 or config.block_k > 128):
         return False
     if config.split > 1:
+        width = config.num_k * config.block_k
+        # What the estimate does not see: these spill a few registers where their loops over K are unrolled this far.
+        narrow = config.num_warps == 4
+        if config.tier == "grid" and shape.out >= 3 and config.block_h > 8 and width > (768 if narrow else 1536):
+            return False
+        if config.tier == "grid" and config.block_h > 16 and width > (768 if shape.inner else 1536):
+            return False
+        if config.block_h > 16 and shape.inner and (narrow or config.tier == "streamed"):
+            return False
         smallest = config.tier == "streamed" and config.block_b == 16 and config.block_k == 128
         if config.block_h > 16 and smallest and shape.element_bytes == 2:
             return True
-        return (config.block_h <= 16 or shape.out == 1) and register_estimate(shape, config) <= _REGISTER_BUDGET
+        return (config.block_h <= 16 or shape.out == 1) and register_estimate(shape, config) <= _REGISTER_BUDGET[
+            config.num_warps
+        ]
     # 64 rows: Hopper's warpgroup instructions, forward, in 16 bits, and not unrolled too far. The two contractions
-    # of a step with an inner gate spill 1024 wide, and with the barrier between them at any width.
+    # of a step with an inner gate spill 1024 wide, and any spills with the barrier.
     return (
         device.capability[0] == 9
         and shape.element_bytes == 2
         and not shape.backward
-        and not (shape.inner and config.exchange == "barrier")
+        and config.exchange != "barrier"
         and config.block_h <= 16
         and config.block_k == 256
         and config.group == 1
@@ -233,7 +273,8 @@ def _fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
 def _solo(shape: ScanShape, schedule: str) -> Iterator[LaunchConfig]:
     size = max(16, _power_of_two(shape.hidden))
     if size <= 128:
-        warps = 4 if size <= 64 else 8
+        # Backward in float32, 64 units need more registers than four warps have.
+        warps = 8 if size > 64 or (size == 64 and shape.backward and shape.element_bytes > 2) else 4
         yield LaunchConfig(schedule, "solo", "none", 16, size, size, 1, 1, 1, warps, _MAX_GRID_Y)
 
 
@@ -246,30 +287,28 @@ def _spread(shape: ScanShape, device: Device, schedule: str, exchange: str) -> I
         if tiles == 0:
             continue
         num_k = _ceil_div(shape.hidden, block_k)
-        split = 8 if block_b < 64 else 1
         for tier, group in (*(("grid", g) for g in (4, 3, 2, 1) if persistent and num_k % g == 0), ("streamed", 1)):
-            yield LaunchConfig(
-                schedule,
-                tier,
-                exchange if persistent else "none",
-                block_b,
-                block_h,
-                block_k,
-                num_k,
-                group,
-                split,
-                8,
-                tiles,
-            )
+            # Of a split contraction every warp repeats the pointwise part: four of them issue half of what eight do.
+            for warps in (8, 4) if block_b < 64 else (8,):
+                split = warps if block_b < 64 else 1
+                yield LaunchConfig(
+                    schedule, tier, exchange, block_b, block_h, block_k, num_k, group, split, warps, tiles
+                )
 
 
-def candidates(shape: ScanShape, device: Device, schedule: str, exchange: str = "flag") -> Iterator[LaunchConfig]:
-    """Every launch that is known to work for `shape`."""
-    for config in (*_solo(shape, schedule), *_spread(shape, device, schedule, exchange)):
+def candidates(shape: ScanShape, device: Device, schedule: str, exchange: str | None = None) -> Iterator[LaunchConfig]:
+    """Every launch that is known to work for `shape`; of one exchange, where it is given."""
+    exchanges = ("none",) if schedule == "stepwise" else ("flag", "barrier") if exchange is None else (exchange,)
+    spread = itertools.chain.from_iterable(_spread(shape, device, schedule, kind) for kind in exchanges)
+    for config in itertools.chain(_solo(shape, schedule), spread):
         if _fits(shape, config, device):
             yield config
 
 
-def choose(shape: ScanShape, device: Device, schedule: str, exchange: str = "flag") -> LaunchConfig | None:
+def choose(shape: ScanShape, device: Device, schedule: str, exchange: str | None = None) -> LaunchConfig | None:
     """The candidate the cost model likes best; None where the device has no room for any."""
-    return min(candidates(shape, device, schedule, exchange), key=lambda c: step_cost(shape, c, device), default=None)
+    return min(
+        candidates(shape, device, schedule, exchange),
+        key=lambda config: step_cost(shape, config, device),
+        default=None,
+    )

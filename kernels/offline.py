@@ -41,7 +41,8 @@ class Report:
         shared: bytes of shared memory per program.
         mma, wgmma: matrix instructions in the code, of the warp and the warpgroup kind.
         resident: whether the recurrent weights are loaded before the time loop, not in it.
-        barriers: block-wide barriers in the code.
+        barriers, instructions: block-wide barriers and instructions in the time loop. A program of eight warps issues
+            each of them twice per step on every quarter of its SM, one a cycle: what a step takes at the least.
     """
 
     registers: int
@@ -51,6 +52,7 @@ class Report:
     wgmma: int
     resident: bool
     barriers: int
+    instructions: int
 
 
 def _source(
@@ -107,6 +109,17 @@ def _disassemble(cubin: bytes) -> tuple[str, str]:
         return dump("-res-usage"), dump("-sass")
 
 
+def _time_loop(sass: str) -> list[str]:
+    """The instructions of the outermost loop, which is the one that jumps back furthest."""
+    code = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", sass)]
+    first, last = 0, -1
+    for at, text in code:
+        jump = re.search(r"\bBRA\b.*0x([0-9a-f]+)", text)
+        if jump is not None and last - first < at - int(jump[1], 16):
+            first, last = int(jump[1], 16), at
+    return [text for at, text in code if first <= at <= last]
+
+
 def _weights_stay(ttgir: str, config: LaunchConfig, gates: int) -> bool:
     """Whether the weight tiles are loaded before the time loop, which is the first loop where they should stay.
 
@@ -158,6 +171,7 @@ def compile_scan(
         wgmma=sum(r.wgmma for r in reports),
         resident=all(r.resident for r in reports),
         barriers=sum(r.barriers for r in reports),
+        instructions=sum(r.instructions for r in reports),
     )
 
 
@@ -165,6 +179,7 @@ def _compile(source: ASTSource, config: LaunchConfig, capability: tuple[int, int
     target = GPUTarget("cuda", capability[0] * 10 + capability[1], 32)
     compiled = triton.compile(source, target=target, options=launch_options(config))
     usage, sass = _disassemble(compiled.asm["cubin"])
+    loop = _time_loop(sass)
     match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if match is None:
         raise RuntimeError(f"cuobjdump printed no resource usage: {usage!r}")
@@ -175,5 +190,6 @@ def _compile(source: ASTSource, config: LaunchConfig, capability: tuple[int, int
         mma=len(re.findall(r"\bHMMA\b", sass)),
         wgmma=len(re.findall(r"\bHGMMA\b|\bUTCHMMA\b", sass)),
         resident=config.tier != "streamed" and _weights_stay(compiled.asm["ttgir"], config, gates),
-        barriers=len(re.findall(r"\bBAR\.SYNC", sass)),
+        barriers=sum("BAR.SYNC" in instruction for instruction in loop),
+        instructions=len(loop),
     )

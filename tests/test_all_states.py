@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
+pytest.importorskip("hypothesis")  # `make test-gpu` does without
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sequences import BACKENDS, OPTIONS, assert_same, call, make, states_of, twin, with_gradients

@@ -143,10 +143,10 @@ def test_slope(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_show(capsys: pytest.CaptureFixture[str]) -> None:
     fields = ("launch_us", "l2_rate", "sm_l2_rate", "memory_rate", "sm_shared_rate", "sm_mac_rate", "l2_bytes")
-    values = {"hop_us (flag)": 1.2, "hop_us (barrier)": 0.6, **{name: float(getattr(H100, name)) for name in fields}}
+    values = {"hop_us": 1.2, "barrier_us": 1.1, **{name: float(getattr(H100, name)) for name in fields}}
     machine.show(values, H100)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2].split() == ["hop_us", "(flag)", "0.6", "1.2", "2.00", "microseconds"]
+    assert lines[2].split() == ["hop_us", "0.6", "1.2", "2.00", "microseconds"]
     assert all(" 1.00 " in line for line in lines[3:])
     assert any(line.startswith("sm_mac_rate") and line.endswith("multiply-adds per microsecond") for line in lines)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+
+pytest.importorskip("hypothesis")  # `make test-gpu` does without
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -106,7 +109,7 @@ def test_large_batches_run_in_waves() -> None:
 
 def test_a_faster_exchange_never_makes_a_step_slower() -> None:
     shape = ScanShape(4, False, 2, 16, 768, 1)
-    slow, fast = (dataclasses.replace(DEVICES["sm_90"], hop_us=hop) for hop in (2.0, 0.5))
+    slow, fast = (dataclasses.replace(DEVICES["sm_90"], hop_us=hop, barrier_us=2 * hop) for hop in (2.0, 0.5))
     config = choose(shape, slow, "persistent")
     assert config is not None
     assert step_cost(shape, config, fast) < step_cost(shape, config, slow)

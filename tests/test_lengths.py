@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+
+pytest.importorskip("hypothesis")  # `make test-gpu` does without
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sequences import BACKENDS, CASES, LAYERS, OPTIONS, assert_same, call, make, states_of, twin, with_gradients

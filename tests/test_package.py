@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import zipfile
@@ -88,3 +89,19 @@ def test_no_file_names_a_machine() -> None:
     if found.returncode > 1:
         pytest.skip("needs a git checkout")
     assert found.stdout == ""
+
+
+def test_gpu_tests_need_torch_triton_numpy_and_pytest_alone() -> None:
+    """What a GPU machine lends has no more: a test module that imports more says so first."""
+    local = {path.stem for path in (ROOT / "tests").glob("*.py")} | {"fastrnn", "examples"}
+    allowed = {*sys.stdlib_module_names, *local, "torch", "triton", "numpy", "pytest"}
+    for path in (ROOT / "tests").glob("*.py"):
+        skipped: set[str] = set()
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Expr) and ast.unparse(node).startswith("pytest.importorskip("):
+                skipped.add(ast.unparse(node).split("'")[1])
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                top = name.split(".")[0]
+                assert top in allowed | skipped, f"{path.name} imports {top}: pytest.importorskip({top!r}) first"

@@ -62,7 +62,7 @@ def test_shipped_launches_do_not_spill(cell: str, arch: str) -> None:
         (1024, 16, "bfloat16"), (2048, 16, "bfloat16"),
     ]  # fmt: skip
     cases = [
-        (arch, cell, backward, dtype, H, B, 1, False, "persistent", "flag")
+        (arch, cell, backward, dtype, H, B, 1, False, "persistent", None)
         for H, B, dtype in shapes
         for backward in (False, True)
     ]
@@ -70,7 +70,7 @@ def test_shipped_launches_do_not_spill(cell: str, arch: str) -> None:
 
 
 def test_variants_do_not_spill() -> None:
-    """Both directions, unequal lengths with resets and a gradient of the cells, the barrier, the stepwise schedule."""
+    """Both directions, unequal lengths with resets and a gradient of the cells, each exchange, stepwise."""
     cases = [
         ("sm_90", cell, backward, "bfloat16", 512, 16, D, options, schedule, exchange)
         for cell in ("lstm", "gru", "gru_textbook")
@@ -87,7 +87,7 @@ def test_variants_do_not_spill() -> None:
 @pytest.mark.parametrize("cell", ["lstm", "gru", "gru_textbook", "rnn_tanh"])
 def test_no_shipped_launch_spills(cell: str, arch: str) -> None:
     cases = [
-        (arch, cell, backward, dtype, H, B, D, False, "persistent", "flag")
+        (arch, cell, backward, dtype, H, B, D, False, "persistent", None)
         for H in (8, 32, 64, 100, 128, 192, 256, 384, 512, 640, 768, 1000, 1024, 1280, 1536, 2048)
         for B, D in ((1, 1), (16, 1), (64, 1), (256, 1), (32, 2))
         for dtype in ("bfloat16", "float32")

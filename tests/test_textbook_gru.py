@@ -7,6 +7,9 @@ import pickle
 
 import pytest
 import torch
+
+pytest.importorskip("hypothesis")  # `make test-gpu` does without
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sequences import BACKENDS, assert_same, call, make, states_of
