@@ -243,12 +243,17 @@ def _fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
     if config.split > 1:
         width = config.num_k * config.block_k
         # What the estimate does not see: these spill a few registers where their loops over K are unrolled this far.
-        narrow = config.num_warps == 4
+        narrow, elsewhere = config.num_warps == 4, device.capability[0] != 9
         if config.tier == "grid" and shape.out >= 3 and config.block_h > 8 and width > (768 if narrow else 1536):
             return False
         if config.tier == "grid" and config.block_h > 16 and width > (768 if shape.inner else 1536):
             return False
-        if config.block_h > 16 and shape.inner and (narrow or config.tier == "streamed"):
+        if narrow and config.block_h > 8 and elsewhere:
+            return False
+        if shape.inner and config.tier == "streamed" and config.exchange == "barrier" and elsewhere:
+            return False
+        eased = config.exchange != "barrier" and not narrow
+        if config.block_h > 16 and not eased and (shape.inner or elsewhere):
             return False
         smallest = config.tier == "streamed" and config.block_b == 16 and config.block_k == 128
         if config.block_h > 16 and smallest and shape.element_bytes == 2:
