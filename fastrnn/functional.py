@@ -346,8 +346,13 @@ def run(
         resets = None if resets is None else resets.index_select(1, order)
     if lengths is not None and batch_sizes is None:
         # What lies past a row's length may be anything: a NaN there must not reach the gradient of the weights.
-        inside = torch.arange(input.shape[0], device=input.device).unsqueeze(1) < lengths
-        input = torch.where(inside.unsqueeze(-1), input, 0)
+        past = (torch.arange(input.shape[0], device=input.device).unsqueeze(1) >= lengths).unsqueeze(-1)
+        if order is not None and not torch.compiler.is_compiling():
+            # In the sorted copy, and unknown to autograd: the gradient there is zero without it.
+            with torch.no_grad():
+                input.masked_fill_(past, 0)
+        else:
+            input = torch.where(past, 0, input)
     masks, cells = Masks(lengths, resets), None
     finals: list[tuple[Tensor, ...]] = []
     for i, weights in enumerate(_group(flat_weights, has_bias, projection > 0, D)):
