@@ -22,7 +22,7 @@ from fastrnn import ops
 from fastrnn.backends import aten, reference
 from fastrnn.cells import CELLS, Cell
 from fastrnn.dispatch import Problem, select
-from fastrnn.packing import by_torchs_packed_layer, padding_of
+from fastrnn.packing import Padding, by_torchs_packed_layer, padding_of
 
 
 class Weights(NamedTuple):
@@ -269,6 +269,15 @@ def _backend(
     return _selected(backend, cell.name, dtype, device, *shape, grad, *asked, _transformed())
 
 
+def _dropout(input: Tensor, probability: float, padding: Padding | None) -> Tensor:
+    """Dropout between layers; of packed input on its rows alone, as torch drops for the same seed."""
+    if padding is None:
+        return F.dropout(input, probability, training=True)
+    flat = input.flatten(0, 1)
+    rows = F.dropout(flat.index_select(0, padding.positions), probability, training=True)
+    return torch.zeros_like(flat).index_copy(0, padding.positions, rows).view_as(input)
+
+
 def run(
     cell: Cell,
     input: Tensor,
@@ -366,7 +375,7 @@ def run(
             input, final, cells = _layer(cell, input, state, weights, masks, chosen, keep_cells and last)
         finals.append(final)
         if dropout and training and not last:
-            input = F.dropout(input, dropout, training)
+            input = _dropout(input, dropout, padding)
     states = finals[0] if num_layers == 1 else tuple(torch.cat(same) for same in zip(*finals, strict=True))
     sequences: tuple[Tensor, ...] = (input,) if cells is None or not keep_cells else (input, cells.flatten(2))
     if padding is not None:

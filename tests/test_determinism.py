@@ -132,7 +132,7 @@ def test_recomputing_in_backward_drops_the_same(case: str, backend: str) -> None
     assert _equal(_run(case, backend, recompute=True), _first(case, backend))
 
 
-@pytest.mark.parametrize("case", WITH_DROPOUT)
+@pytest.mark.parametrize("case", PADDED)
 def test_aten_draws_what_torch_draws(case: str) -> None:
     theirs = _run(case, None)
     state = torch.get_rng_state()
@@ -148,9 +148,15 @@ def test_on_padded_input_every_backend_draws_what_torch_draws(case: str, backend
     assert worst_error(ours, theirs) < FLOAT64_ERROR
 
 
-def test_on_packed_input_our_backends_draw_alike() -> None:
-    stepwise, reference = (_run("packed gru", name, dtype=torch.float64) for name in ("stepwise", "reference"))
-    assert worst_error(stepwise, reference) < FLOAT64_ERROR
+PACKED_RUNS = [(case, backend) for case, backend in DROPOUT_RUNS if case not in PADDED]
+
+
+@pytest.mark.parametrize(("case", "backend"), PACKED_RUNS)
+def test_on_packed_input_every_backend_draws_what_torch_draws(case: str, backend: str) -> None:
+    theirs = _run(case, None, dtype=torch.float64)
+    state = torch.get_rng_state()
+    assert worst_error(_run(case, backend, dtype=torch.float64), theirs) < FLOAT64_ERROR
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 if __name__ == "__main__":
