@@ -320,7 +320,7 @@ class GRU(_Layers):
     `(D * num_layers, N, hidden_size)`.
     """
 
-    reset_after: bool = True  # also of layers that `fastrnn.convert` made
+    reset_after: bool = True  # on the instance only where it is not: others have torch.nn's attributes and no more
 
     def __init__(
         self,
@@ -339,7 +339,8 @@ class GRU(_Layers):
         **others: Any,
     ) -> None:
         _refuse(others, "GRU")
-        self.reset_after = reset_after
+        if not reset_after:
+            self.reset_after = False
         super().__init__(
             "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype,
             backend=backend,

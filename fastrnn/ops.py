@@ -160,14 +160,15 @@ def _weight_gradient(
         if cell.inner or resets is not None or (d == 1 and lengths is not None):
             previous = _previous(output, h0, lengths, resets, d)
             outer = (gates - cell.inner) * H
-            total = g[:, :outer].t() @ previous.reshape(T * B, H)
+            # narrow: a slice of all is an alias, for which vmap, taking batched gradients, has no rule.
+            total = g.narrow(1, 0, outer).t() @ previous.reshape(T * B, H)
             if cell.inner:
                 operand = saved[:, :, d, 0] * previous
                 if lengths is not None:
                     # Nothing was saved past a row's length: dr is zero there, and so must be what it meets.
                     active = torch.arange(T, device=dr.device).unsqueeze(1) < lengths
                     operand = torch.where(active.unsqueeze(-1), operand, 0)
-                total = torch.cat((total, g[:, outer:].t() @ operand.reshape(T * B, H)))
+                total = torch.cat((total, g.narrow(1, outer, gates * H - outer).t() @ operand.reshape(T * B, H)))
         else:
             # Without a shifted copy of the output: one product over all steps but the first, one for that.
             h, rows = output[:, :, d], (T - 1) * B

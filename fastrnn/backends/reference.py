@@ -177,8 +177,8 @@ def scan_backward(
             if lengths is not None:
                 active = (t < lengths).view(B, 1, 1)
                 dx[t], dr[t] = (torch.where(active, g, torch.zeros_like(g)) for g in (dx[t], dr[t]))
-            # Not einsum or flatten, for which vmap, taking batched gradients, has no rule here.
-            through = dr[t][:, :outer].reshape(B, outer * H) @ weight[d, :outer].reshape(outer * H, H)
+            # Not einsum, flatten or a slice of all, for which vmap, taking batched gradients, has no rule here.
+            through = dr[t].narrow(1, 0, outer).reshape(B, outer * H) @ weight[d, :outer].reshape(outer * H, H)
             dprevious = (dprevious[0] + through, *dprevious[1:])
             if cut is not None:
                 dprevious = _where(cut[t], nothing, dprevious)
