@@ -42,16 +42,21 @@ class Weights(NamedTuple):
     hr: Tensor | None
 
 
-class Masks(NamedTuple):
-    """Which time steps of which rows there are, and where sequences start.
+class Extras(NamedTuple):
+    """What a call asks for beyond torch.nn's arguments.
 
     Attributes:
-        lengths: `(B,)` int32, or None.
+        lengths: `(B,)` int32 in [0, T], or None.
         resets: `(T, B)` bool, or None.
+        cells: whether the last layer's states other than h are wanted for every step.
     """
 
     lengths: Tensor | None = None
     resets: Tensor | None = None
+    cells: bool = False
+
+
+_NO_EXTRAS = Extras()
 
 
 def _group(flat_weights: Sequence[Tensor], has_bias: bool, projected: bool, directions: int) -> list[list[Weights]]:
@@ -82,12 +87,12 @@ def _check_tensors(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor
 
 
 def _scan(
-    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, masks: Masks, cell: Cell, backend: str,
-    keep_cells: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, extras: Extras, cell: Cell, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    lengths, resets, keep_cells = extras
     if backend == reference.NAME:
-        return reference.scan(x, weight, bias, state, *masks, cell)
-    return ops.scan(x, weight, bias, state, *masks, cell.name, backend, keep_cells)
+        return reference.scan(x, weight, bias, state, lengths, resets, cell)
+    return ops.scan(x, weight, bias, state, lengths, resets, cell.name, backend, keep_cells)
 
 
 def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
@@ -108,12 +113,11 @@ def _layer(
     input: Tensor,
     state: tuple[Tensor, ...],
     weights: list[Weights],
-    masks: Masks,
+    extras: Extras,
     backend: str,
-    keep_cells: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """One layer, both directions: `(T, B, I)` and states `(D, B, H or P)` to `(T, B, D * (H or P))`, new states and
-    cells `(T, B, D, STATES - 1, H)`, those only with `keep_cells`."""
+    cells `(T, B, D, STATES - 1, H)`, those only where `extras` asks for them."""
     T, B, _ = input.shape
     D, G = len(weights), cell.gates
     H = weights[0].ih.shape[0] // G
@@ -129,27 +133,27 @@ def _layer(
     projection = [w.hr for w in weights if w.hr is not None]
     if not projection:
         weight_hh = _stack([w.hh for w in weights], G, H, H)
-        output, final, cells = _scan(x, weight_hh, bias_hh, torch.stack(state), masks, cell, backend, keep_cells)
+        output, final, cells = _scan(x, weight_hh, bias_hh, torch.stack(state), extras, cell, backend)
         # Indexed, not unbound: users change states in place, which the views of unbind refuse.
         return output.flatten(2), tuple(final[i] for i in range(cell.states)), cells
 
     weight_hh = _stack([w.hh @ w.hr for w in weights if w.hr is not None], G, H, H)
     terms = [F.linear(h0, w.hh).reshape(B, G, H) for h0, w in zip(state[0], weights, strict=True)]
-    x = _add_first(x, torch.stack(terms), masks)
+    x = _add_first(x, torch.stack(terms), extras)
     memory = torch.stack((torch.zeros_like(state[1]), *state[1:]))
-    output, final, cells = _scan(x, weight_hh, bias_hh, memory, masks, cell, backend, keep_cells)
+    output, final, cells = _scan(x, weight_hh, bias_hh, memory, extras, cell, backend)
     h = torch.stack([F.linear(m, hr) for m, hr in zip(final[0], projection, strict=True)])
-    if masks.lengths is not None:
-        h = torch.where((masks.lengths > 0).view(1, B, 1), h, state[0])
+    if extras.lengths is not None:
+        h = torch.where((extras.lengths > 0).view(1, B, 1), h, state[0])
     output = torch.cat([F.linear(output[:, :, d], hr) for d, hr in enumerate(projection)], -1)
     # final[0] is kept for the gradient of hr.
     return output, (h, *(final[i].clone() for i in range(1, cell.states))), cells
 
 
-def _add_first(x: Tensor, terms: Tensor, masks: Masks) -> Tensor:
+def _add_first(x: Tensor, terms: Tensor, extras: Extras) -> Tensor:
     """Add the `(D, B, GATES, H)` terms to the step at which each direction's rows start from their initial state."""
     T, B = x.shape[:2]
-    lengths, resets = masks
+    lengths, resets, _ = extras
     starts = torch.zeros(len(terms), B, dtype=torch.long, device=x.device)
     if len(terms) == 2:
         starts[1] = T - 1 if lengths is None else (lengths.long() - 1).clamp(min=0)
@@ -174,23 +178,6 @@ def _autocast_dtype(input: Tensor) -> torch.dtype | None:
 def _transformed() -> bool:
     """Whether a torch.func transform or forward-mode differentiation is under way."""
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-
-
-class Extras(NamedTuple):
-    """What a call asks for beyond torch.nn's arguments.
-
-    Attributes:
-        lengths: `(B,)` int32 in [0, T], or None.
-        resets: `(T, B)` bool, or None.
-        cells: whether the last layer's states other than h are wanted for every step.
-    """
-
-    lengths: Tensor | None = None
-    resets: Tensor | None = None
-    cells: bool = False
-
-
-_NO_EXTRAS = Extras()
 
 
 def problem_of(
@@ -362,7 +349,7 @@ def run(
                 input.masked_fill_(past, 0)
         else:
             input = torch.where(past, 0, input)
-    masks, cells = Masks(lengths, resets), None
+    cells = None
     finals: list[tuple[Tensor, ...]] = []
     for i, weights in enumerate(_group(flat_weights, has_bias, projection > 0, D)):
         state = tuple(h[i * D : (i + 1) * D] for h in hx)
@@ -372,7 +359,9 @@ def run(
                 cell, input, batch_sizes, state, [t for w in weights for t in w if t is not None]
             )
         else:
-            input, final, cells = _layer(cell, input, state, weights, masks, chosen, keep_cells and last)
+            input, final, cells = _layer(
+                cell, input, state, weights, Extras(lengths, resets, keep_cells and last), chosen
+            )
         finals.append(final)
         if dropout and training and not last:
             input = _dropout(input, dropout, padding)

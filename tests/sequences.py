@@ -9,6 +9,8 @@ from support import as_tuple, initial_state
 from torch import Tensor, nn
 
 import fastrnn
+from fastrnn.backends import reference
+from fastrnn.cells import CELLS
 
 LAYERS = {
     "LSTM": fastrnn.LSTM,
@@ -73,3 +75,18 @@ def assert_same(ours: list[Tensor], expected: list[Tensor], tolerance: float = 1
         assert a.shape == b.shape, f"result {position}: shape {tuple(a.shape)}, expected {tuple(b.shape)}"
         error = float((a - b).detach().abs().max()) if a.numel() else 0.0
         assert error < tolerance, f"result {position}: error {error:.1e}"
+
+
+def reference_passes_gradcheck(cell: str, direction: int, lengths: Tensor | None, resets: Tensor | None) -> bool:
+    """Whether the reference's derivatives, 4 steps of 3 rows, are those of finite differences."""
+    c = CELLS[cell]
+    tensors = [
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((4, 3, 2, c.gates, 2), (2, c.gates, 2, 2), (c.states, 2, 3, 2))
+    ]
+
+    def one_direction(x: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+        output, final, cells = reference.scan(x, weight, None, state, lengths, resets, c)
+        return output[:, :, direction], final[:, direction], cells[:, :, direction]
+
+    return torch.autograd.gradcheck(one_direction, tensors)

@@ -11,12 +11,23 @@ pytest.importorskip("hypothesis")  # `make test-gpu` does without
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sequences import BACKENDS, CASES, LAYERS, OPTIONS, assert_same, call, make, states_of, twin, with_gradients
+from sequences import (
+    BACKENDS,
+    CASES,
+    LAYERS,
+    OPTIONS,
+    assert_same,
+    call,
+    make,
+    reference_passes_gradcheck,
+    states_of,
+    twin,
+    with_gradients,
+)
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
-from fastrnn.backends import reference
 from fastrnn.cells import CELLS
 
 LENGTHS = torch.tensor([3, 5, 1, 4])  # unsorted, one of them T
@@ -69,18 +80,7 @@ def test_torch_packed_agrees(name: str, which: str, packed: bool) -> None:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("direction", [0, 1])
 def test_gradcheck_of_the_reference(cell: str, direction: int) -> None:
-    c = CELLS[cell]
-    x, weight, state = (
-        torch.randn(shape, dtype=torch.float64, requires_grad=True)
-        for shape in ((3, 3, 2, c.gates, 2), (2, c.gates, 2, 2), (c.states, 2, 3, 2))
-    )
-    lengths = torch.tensor([2, 0, 3])
-
-    def one_direction(*tensors: Tensor) -> tuple[Tensor, ...]:
-        output, final, cells = reference.scan(tensors[0], tensors[1], None, tensors[2], lengths, None, c)
-        return output[:, :, direction], final[:, direction], cells[:, :, direction]
-
-    assert torch.autograd.gradcheck(one_direction, (x, weight, state))
+    assert reference_passes_gradcheck(cell, direction, torch.tensor([2, 0, 4]), None)
 
 
 @settings(max_examples=40, deadline=None)
@@ -208,7 +208,7 @@ def test_explain_says_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
     fastrnn.explain(TestBadInput.layer, TestBadInput.x, lengths=LENGTHS)
     text = capsys.readouterr().out
     assert "lengths" in text.splitlines()[0]
-    assert "step by step (torch has no layer for lengths)" in text
+    assert "step by step, for lengths" in text
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -11,12 +11,23 @@ pytest.importorskip("hypothesis")  # `make test-gpu` does without
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sequences import BACKENDS, CASES, LAYERS, OPTIONS, assert_same, call, make, states_of, twin, with_gradients
+from sequences import (
+    BACKENDS,
+    CASES,
+    LAYERS,
+    OPTIONS,
+    assert_same,
+    call,
+    make,
+    reference_passes_gradcheck,
+    states_of,
+    twin,
+    with_gradients,
+)
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
-from fastrnn.backends import reference
 from fastrnn.cells import CELLS
 
 PLACES = torch.tensor([[0, 1, 0, 0], [0, 0, 0, 1], [1, 0, 0, 1], [0, 0, 0, 0], [1, 0, 0, 1]], dtype=torch.bool)
@@ -41,18 +52,8 @@ def test_the_reference_defines_them(backend: str, name: str, which: str, lengths
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("direction", [0, 1])
 def test_gradcheck_of_the_reference(cell: str, direction: int) -> None:
-    c = CELLS[cell]
-    x, weight, state = (
-        torch.randn(shape, dtype=torch.float64, requires_grad=True)
-        for shape in ((4, 3, 2, c.gates, 2), (2, c.gates, 2, 2), (c.states, 2, 3, 2))
-    )
     resets = torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 0]], dtype=torch.bool)
-
-    def one_direction(*tensors: Tensor) -> tuple[Tensor, ...]:
-        output, final, cells = reference.scan(tensors[0], tensors[1], None, tensors[2], None, resets, c)
-        return output[:, :, direction], final[:, direction], cells[:, :, direction]
-
-    assert torch.autograd.gradcheck(one_direction, (x, weight, state))
+    assert reference_passes_gradcheck(cell, direction, None, resets)
 
 
 @settings(max_examples=40, deadline=None)

@@ -56,14 +56,14 @@ def lacks(problem: Problem) -> str | None:
         # On a CPU the lengths can be looked at, so that torch's packed layer can do it.
         return "lengths"
     if problem.packed and problem.grad and on_host:
-        return "packed input, whose gradient takes it time quadratic in T"
+        return "packed input, whose gradient takes torch's layer time quadratic in T"
     return None
 
 
 def describe(problem: Problem) -> str:
     missing = lacks(problem)
     if missing is not None:
-        return f"torch's operators, step by step (torch has no layer for {missing})"
+        return f"torch's operators, step by step, for {missing}"
     return "cuDNN through torch" if problem.device.type == "cuda" else "torch's own kernels"
 
 
