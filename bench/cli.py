@@ -8,8 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from fastrnn.bench import cases, commands, kernels, record
+from fastrnn.bench import cases, commands, files, kernels, record
 from fastrnn.kernels import configs
+
+_FILES = f"results files (default: those in {files.FOLDER}, or those committed)"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,10 +55,16 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _several(parser, "--provider", "who is measured (default: fastrnn, and its peer in the row)", metavar="NAME")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="default: a GPU if there is")
     parser.add_argument("--repeat", type=_positive, default=1, metavar="N", help="measure all rows N times in turn")
-    parser.add_argument("--json", metavar="FILE", help="append one JSON object per row; a folder takes GPU-DATE.jsonl")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help=f"where rows are kept (default: a file in {files.FOLDER}); a folder takes GPU-DATE.jsonl",
+    )
     parser.add_argument("--csv", metavar="FILE", help="append the same as CSV")
     parser.add_argument(
-        "--resume", action="store_true", help="leave out what --json has of this commit and machine, unless it failed"
+        "--resume",
+        action="store_true",
+        help="go on: leave out what is kept of this commit and machine, unless it failed",
     )
     parser.add_argument(
         "--base", metavar="REF", help="measure that commit's fastrnn too, in turn with this one, and compare the two"
@@ -85,14 +93,18 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="*", metavar="FILE", help="results files (default: those committed)")
-    parser.add_argument("--readme", metavar="FILE", help="put the report between this file's bench:begin and bench:end")
+    parser.add_argument("files", nargs="*", metavar="FILE", help=_FILES)
+    parser.add_argument(
+        "--readme",
+        metavar="FILE",
+        help="put the report of committed files between this one's bench:begin and bench:end",
+    )
     parser.set_defaults(call=commands.report, parser=parser)
 
 
 def _add_plot(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="*", metavar="FILE", help="results files (default: those committed)")
-    parser.add_argument("--out", default="plots", metavar="FOLDER", help="where pictures go (default: plots)")
+    parser.add_argument("files", nargs="*", metavar="FILE", help=_FILES)
+    parser.add_argument("--out", default=files.FOLDER, metavar="FOLDER", help="where pictures go (default: there)")
     parser.set_defaults(call=commands.plot, parser=parser)
 
 
@@ -130,8 +142,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.call(arguments)
     except KeyboardInterrupt:
-        rest = "; run again with --resume to go on" if getattr(arguments, "json", None) else ""
-        print(f"{arguments.parser.prog}: interrupted; the rows printed are all there are{rest}", file=sys.stderr)
+        kept = "the rows printed are all there are"
+        if arguments.call is commands.run and arguments.json is not None:
+            kept = f"finished rows are in {arguments.json}; run again with --resume to go on"
+        print(f"{arguments.parser.prog}: interrupted; {kept}", file=sys.stderr)
         return 130
     except record.BenchError as error:
         print(f"{arguments.parser.prog}: error: {error}", file=sys.stderr)

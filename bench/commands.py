@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastrnn.bench import cases, record
+from fastrnn.bench import cases, files, record
 from fastrnn.bench import kernels as kernel_report
 
 if TYPE_CHECKING:
@@ -19,25 +18,6 @@ if TYPE_CHECKING:
 def _need(module: str, hint: str = "") -> None:
     if importlib.util.find_spec(module) is None:
         raise record.BenchError(f"{module} is not installed{hint}")
-
-
-def _name_file(arguments: argparse.Namespace, env: record.Environment) -> None:
-    """A folder given to --json takes a file named after the machine and the day."""
-    if arguments.json is not None and Path(arguments.json).is_dir():
-        words = re.sub(r"[^a-z0-9]+", "-", (env.gpu or env.device).lower()).strip("-")
-        arguments.json = str(Path(arguments.json) / f"{words}-{record.now()[:10]}.jsonl")
-
-
-def _check_files(arguments: argparse.Namespace) -> None:
-    """Refuse a file that cannot be written before minutes have gone into its rows, and end one that was cut short."""
-    for option in ("json", "csv"):
-        path = getattr(arguments, option, None)
-        if path is not None:
-            try:
-                open(path, "a").close()
-            except OSError as error:
-                arguments.parser.error(f"argument --{option}: cannot write {path!r}: {error.strerror}")
-            record.mend(path)
 
 
 def _chosen(arguments: argparse.Namespace, cuda: bool) -> list[cases.Case]:
@@ -98,15 +78,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.list:
         run.list_cases(rows)
         return 0
-    if arguments.resume and arguments.json is None:
-        arguments.parser.error("--resume goes on with a file: it needs --json FILE")
     if arguments.base is not None and arguments.resume:
         arguments.parser.error("--base measures both commits afresh: it takes no --resume")
     run.prepare(where)
-    _name_file(arguments, record.environment(cuda))
-    _check_files(arguments)
-    # Read in any case: a file of another version is not to get rows of this one.
-    before = record.read(arguments.json) if arguments.json is not None else []
+    before = files.open_results(arguments, record.environment(cuda))
     if arguments.base is not None and not providers:
         providers = arguments.provider = ["fastrnn"]  # the others are the same on both sides
     command = shlex.join(["python", "-m", "bench", *_command(arguments)])
@@ -155,7 +130,7 @@ def kernels(arguments: argparse.Namespace) -> int:
     reason = kernel_report.unavailable()
     if reason is not None:
         raise record.BenchError(reason)
-    _check_files(arguments)
+    files.check_writable(arguments)
     todo = kernel_report.jobs(
         arguments.arch or ["sm_90"],
         arguments.cell or ["lstm", "gru", "rnn_tanh"],
@@ -177,8 +152,8 @@ def compare(arguments: argparse.Namespace) -> int:
 def report(arguments: argparse.Namespace) -> int:
     from fastrnn.bench import report
 
-    files = [Path(name) for name in arguments.files] or report.committed()
-    text = report.markdown([row for file in files for row in record.read(file)])
+    found = files.to_show(arguments.files, public=arguments.readme is not None)
+    text = report.markdown([row for file in found for row in record.read(file)])
     if arguments.readme is None:
         print(text, end="")
     else:
@@ -188,10 +163,10 @@ def report(arguments: argparse.Namespace) -> int:
 
 def plot(arguments: argparse.Namespace) -> int:
     _need("matplotlib", "; pip install 'fastrnn[bench]', or matplotlib alone")
-    from fastrnn.bench import plot, report
+    from fastrnn.bench import plot
 
-    files = [Path(name) for name in arguments.files] or report.committed()
-    written = plot.plot([row for file in files for row in record.read(file)], Path(arguments.out))
+    rows = [row for file in files.to_show(arguments.files) for row in record.read(file)]
+    written = plot.plot(rows, Path(arguments.out))
     print(f"{len(written)} files in {arguments.out}: " + ", ".join(sorted({file.stem for file in written})))
     return 0
 

@@ -10,13 +10,15 @@ import contextlib
 import math
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastrnn.bench.cases import Case
 from fastrnn.bench.data import Inputs, make_inputs, make_weights
-from fastrnn.bench.providers import Builder, Provider, State, build_reference, what_runs
+from fastrnn.bench.providers import Builder, Provider, State, build_reference, is_fastrnns, what_runs
+from fastrnn.bench.split import Shares, shares
 from fastrnn.bench.timing import percentiles, synchronize, time_calls
 
 # What the error of a right result stays under: the largest ||result - reference|| / ||reference|| over the tensors
@@ -63,6 +65,8 @@ class Outcome:
         first_call_s: building the module and its first call, on the shortened sequence of the check; kernels that are
             not in Triton's cache yet are compiled in it.
         error: see BOUNDS; None where it is not finite or no result came.
+        input_share, scan_share, gradient_share: how the call's time divides, see `split.Shares`; None where the call
+            is one operator of torch's, or not fastrnn's.
     """
 
     status: str
@@ -75,6 +79,9 @@ class Outcome:
     peak_mb: float | None = None
     first_call_s: float | None = None
     error: float | None = None
+    input_share: float | None = None
+    scan_share: float | None = None
+    gradient_share: float | None = None
 
 
 def failed(error: Exception) -> Outcome:
@@ -91,12 +98,24 @@ def _grad_mode(case: Case) -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext() if case.train else torch.inference_mode()
 
 
-def _call(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
-    """One call: forward, and backward where there is a gradient. Returns the results by name."""
-    output, final, *cells = module(inputs.x, **inputs.options())
+def _forward(module: nn.Module, inputs: Inputs) -> tuple[Any, ...]:
+    results: tuple[Any, ...] = module(inputs.x, **inputs.options())
+    return results
+
+
+def _backward(inputs: Inputs, results: tuple[Any, ...]) -> None:
+    """Where there is a gradient."""
+    output, _, *cells = results
     if inputs.dout is not None:
         upstream = [inputs.dout] if inputs.dcells is None else [inputs.dout, inputs.dcells]
         torch.autograd.backward([output, *cells], upstream)
+
+
+def _call(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+    """One call: forward, and backward where there is a gradient. Returns the results by name."""
+    results = _forward(module, inputs)
+    _backward(inputs, results)
+    output, final, *cells = results
     finals = final if isinstance(final, tuple) else (final,)
     found = {"output": output, **dict(zip(("h_n", "c_n"), finals, strict=False))}
     return found | ({"cells": cells[0]} if cells else {})
@@ -183,8 +202,17 @@ def check(case: Case, build: Builder, truth: Truth, device: torch.device) -> Out
     return replace(outcome, status="FAILED", error=error if math.isfinite(error) else None, reason=reason)
 
 
-def time_case(case: Case, build: Builder, state: State, device: torch.device) -> tuple[list[float], float | None]:
-    """Seconds of each of many calls over rotating inputs, and the GPU memory of one in MB."""
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of each of many calls over rotating inputs, the GPU memory of one in MB, and how its time divides."""
+
+    samples: list[float]
+    peak_mb: float | None
+    shares: Shares | None
+
+
+def time_case(case: Case, build: Builder, state: State, device: torch.device) -> Timed:
+    """Time a provider, whose results are right."""
     cuda = device.type == "cuda"
     occupied = torch.cuda.memory_allocated(device) if cuda else 0
     module = _built(case, build, state, device)
@@ -208,7 +236,17 @@ def time_case(case: Case, build: Builder, state: State, device: torch.device) ->
     count = min(16, max(3, _L2_BYTES // size + 1)) if cuda else 3
     sets += [make_inputs(case, device, seed) for seed in range(1, count)]
     with _grad_mode(case):
-        return time_calls(call, clear, count, device), peak
+        samples = time_calls(call, clear, count, device)
+        parts = None
+        if is_fastrnns(module):
+            first = sets[0]
+            parts = shares(
+                lambda: _forward(module, first),
+                (lambda results: _backward(first, results)) if case.train else None,
+                lambda: _clear(module, first),
+                device,
+            )
+    return Timed(samples, peak, parts)
 
 
 def measure(case: Case, provider: Provider, truth: Truth, device: torch.device) -> Outcome:
@@ -219,6 +257,7 @@ def measure(case: Case, provider: Provider, truth: Truth, device: torch.device) 
     outcome = check(case, provider.build, truth, device)
     if outcome.status != "ok":
         return outcome
-    samples, peak = time_case(case, provider.build, truth.state, device)
-    p20, median, p80 = (seconds * 1e6 / case.T for seconds in percentiles(samples))
-    return replace(outcome, us_per_step=median, p20=p20, p80=p80, peak_mb=peak)
+    timed = time_case(case, provider.build, truth.state, device)
+    p20, median, p80 = (seconds * 1e6 / case.T for seconds in percentiles(timed.samples))
+    parts = {} if timed.shares is None else {f"{name}_share": part for name, part in vars(timed.shares).items()}
+    return replace(outcome, us_per_step=median, p20=p20, p80=p80, peak_mb=timed.peak_mb, **parts)

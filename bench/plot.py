@@ -1,14 +1,13 @@
 """`plot`: pictures of results files, PNG and SVG.
 
-Time per step against H and against B; the ratio over both; and, where rows carry one, time against the model's limit.
-How a call's time divides into products and scan is not drawn: rows do not say, and the pieces timed apart would not add
-up to the whole, for on a GPU they overlap.
+Of rows that differ in cell, H and B alone: time per step against H and against B, the ratio over both and, where rows
+carry one, time against the model's limit. Of all rows of a machine (`bars`): the ratio of each, and how its time splits.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ import matplotlib.ticker
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fastrnn.bench import bars
 from fastrnn.bench.compare import Timing, grouped, pooled
-from fastrnn.bench.record import BenchError, Row
+from fastrnn.bench.record import BenchError, Environment, Row
 
 _FORMATS = ("png", "svg")
 # Time-independent files, whose text can be searched.
@@ -39,9 +39,7 @@ _LINES = {"fastrnn": ("-", "o"), "peer": ("--", "s")}
 class Setting:
     """What the rows of one picture have in common."""
 
-    device: str
-    machine: str
-    torch: str
+    env: Environment
     mode: str
     dtype: str
     T: int
@@ -54,7 +52,7 @@ class Setting:
         words += [f"{self.layers} layers"] if self.layers > 1 else []
         words += ["both directions"] if self.bidirectional else []
         words += [self.extras] if self.extras else []
-        return f"{', '.join(words)}\n{self.machine}, torch {self.torch}"
+        return f"{', '.join(words)}\n{bars.machine_name(self.env)}, torch {self.env.torch}"
 
     def name(self) -> str:
         words = [self.mode, self.dtype, f"T{self.T}", f"{self.layers}-layer"]
@@ -80,14 +78,8 @@ class Point:
 
 
 def _setting(row: Row) -> Setting:
-    if row.device == "cuda":
-        machine = f"GPU: {row.gpu}"
-    else:
-        machine = f"CPU, not a GPU: {row.cpu}, {row.threads} thread{'s' * (row.threads > 1)}"
     case = row.case()
-    return Setting(
-        row.device, machine, row.torch, case.mode, case.dtype, case.T, case.layers, case.bidirectional, case.extras()
-    )
+    return Setting(row.environment(), case.mode, case.dtype, case.T, case.layers, case.bidirectional, case.extras())
 
 
 def points(rows: Iterable[Row]) -> dict[Setting, list[Point]]:
@@ -239,31 +231,53 @@ _PICTURES: dict[str, Callable[[Setting, Sequence[Point]], Figure | None]] = {
     "ratio": ratio_map,
     "limit": against_limit,
 }
+_MACHINE_PICTURES: dict[str, Callable[[Environment, Sequence[bars.Bar]], Figure | None]] = {
+    "ratios": bars.ratios,
+    "split": bars.splits,
+}
 
 
-def plot(rows: Iterable[Row], folder: Path) -> list[Path]:
+def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
+    """Each picture and its name; a machine is numbered where there are several."""
+    machines = list(dict.fromkeys(row.environment() for row in rows))
+
+    def place(env: Environment) -> str:
+        return env.device + (f"-{machines.index(env) + 1}" if len(machines) > 1 else "")
+
+    for env, found in bars.bars(rows).items():
+        for kind, draw in _MACHINE_PICTURES.items():
+            figure = draw(env, found)
+            if figure is not None:
+                yield f"{kind}-{place(env)}", figure
+    for setting, members in points(rows).items():
+        for kind, draw_setting in _PICTURES.items():
+            figure = draw_setting(setting, members)
+            if figure is not None:
+                yield f"{kind}-{place(setting.env)}-{setting.name()}", figure
+
+
+def save(figure: Figure, file: Path) -> None:
+    """As PNG or SVG, by its ending."""
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+
+
+def plot(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Draw all there is to draw; the files written.
 
     Raises:
         BenchError: there is nothing, or the folder cannot be made.
     """
-    found = points(rows)
-    machines = list(dict.fromkeys((setting.machine, setting.torch) for setting in found))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BenchError(f"cannot make {folder.name}: {error.strerror}") from None
     files = []
     with matplotlib.rc_context(_STYLE):
-        for setting, members in found.items():
-            for kind, draw in _PICTURES.items():
-                figure = draw(setting, members)
-                number = f"-{machines.index((setting.machine, setting.torch)) + 1}" if len(machines) > 1 else ""
-                for form in _FORMATS if figure is not None else ():
-                    file = folder / f"{kind}-{setting.device}{number}-{setting.name()}.{form}"
-                    assert figure is not None
-                    figure.savefig(file, dpi=150, metadata={"Date": None} if form == "svg" else None)
-                    files.append(file)
+        for name, figure in _figures(rows):
+            for form in _FORMATS:
+                files.append(folder / f"{name}.{form}")
+                save(figure, files[-1])
     if not files:
-        raise BenchError("nothing to draw: a picture takes timed rows of two sizes or more")
+        raise BenchError("nothing to draw: no row was timed")
     return files

@@ -166,11 +166,16 @@ def peer_algorithm(case: Case, device: torch.device) -> str:
     return f"forward: {forward}; backward: {backward}"
 
 
+def is_fastrnns(module: nn.Module) -> bool:
+    """Whether it is one of fastrnn's layers, which can say what they run."""
+    return hasattr(module, "_problem")
+
+
 def what_runs(case: Case, module: nn.Module, x: Tensor, options: dict[str, Any]) -> tuple[str, str]:
     """Backend and tier of `module(x, **options)`, to be asked under the grad mode it runs in."""
     if isinstance(module, peers.Loop):
         return "loop", _LOOP
-    if hasattr(module, "_problem"):
+    if is_fastrnns(module):
         problem = cast(Any, module)._problem(x, **options)
         backend = select(problem, str(module.backend))
         return backend.name, backend.describe(problem)

@@ -26,7 +26,7 @@ from typing import Any
 import fastrnn
 from fastrnn.bench.cases import Case
 
-VERSION = 2  # of the rows; a file of another version is refused, not guessed at
+VERSION = 3  # of the rows; a file of another version is refused, not guessed at
 
 
 class BenchError(ValueError):
@@ -35,8 +35,10 @@ class BenchError(ValueError):
 
 @dataclass(frozen=True)
 class Environment:
-    """What a row was measured on. `device` is `"cuda"` or `"cpu"`; what does not apply is None."""
+    """What a row was measured on. `fastrnn` is its version, `device` is `"cuda"` or `"cpu"`; what does not apply is
+    None."""
 
+    fastrnn: str
     device: str
     gpu: str | None
     driver: str | None
@@ -87,10 +89,14 @@ class Row:
     peak_mb: float | None
     first_call_s: float | None
     error: float | None
+    input_share: float | None
+    scan_share: float | None
+    gradient_share: float | None
     status: str
     reason: str | None
     peer_algorithm: str
     limit_us: float | None
+    fastrnn: str
     device: str
     gpu: str | None
     driver: str | None
@@ -133,6 +139,7 @@ def environment(cuda: bool) -> Environment:
 
     driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None
     return Environment(
+        fastrnn=fastrnn.__version__,
         device="cuda" if cuda else "cpu",
         gpu=torch.cuda.get_device_name() if cuda else None,
         driver=driver.splitlines()[0] if driver else None,
@@ -213,7 +220,7 @@ def _row(line: str, place: str) -> Row:
         raise BenchError(f"{place}: not a benchmark row")
     version = values.get("version", 1)
     if version != VERSION:
-        raise BenchError(f"{place}: version {version}, this reads version {VERSION}; measure again")
+        raise BenchError(f"{place}: version {version}, this reads version {VERSION}; measure again, into another file")
     if set(values) != {field.name for field in dataclasses.fields(Row)}:
         raise BenchError(f"{place}: not a benchmark row")
     return Row(**values)

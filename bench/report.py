@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import fastrnn
 from fastrnn.bench import record
 from fastrnn.bench.cases import Case
 from fastrnn.bench.compare import grouped, pooled
@@ -17,20 +15,6 @@ from fastrnn.bench.record import BenchError, Environment, Row
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 NOT_MEASURED = "Speed: not yet measured on a GPU.\n"
 _HEADINGS = ("cell", "mode", "dtype", "T, B, I, H", "layers", "extras", "fastrnn", "peer", "its time", "ratio", "error")
-
-
-def committed() -> list[Path]:
-    """The files in `bench/results/` that are as committed; others are no evidence that a reader could check."""
-    root = Path(fastrnn.__file__).parent.parent
-    git = ["git", "-C", str(root)]
-
-    def names(*arguments: str) -> set[str]:
-        done = subprocess.run([*git, *arguments], capture_output=True, text=True, check=False)
-        return set(done.stdout.split("\0")) - {""} if done.returncode == 0 else set()
-
-    pattern = ":(glob)bench/results/*.jsonl"
-    unchanged = names("ls-files", "-z", pattern) - names("diff", "HEAD", "--name-only", "-z", "--", pattern)
-    return sorted(root / name for name in unchanged)
 
 
 def _machine(env: Environment) -> str:
@@ -69,9 +53,10 @@ def _table_row(case: Case, ours: Sequence[Row], peers: Sequence[Row]) -> list[st
 def _part(rows: Sequence[Row]) -> list[str]:
     """The lines of rows that one run measured."""
     first, groups = rows[0], grouped(rows)
-    env, commit = first.environment(), first.commit or "unknown"
+    env = first.environment()
+    code = f"fastrnn {env.fastrnn}" + (f" at `{first.commit}`" if first.commit else "")
     lines = [
-        f"**{_machine(env)}**. {_versions(env)}; fastrnn at `{commit}`, {max(row.time for row in rows)[:10]}:",
+        f"**{_machine(env)}**. {_versions(env)}; {code}, {max(row.time for row in rows)[:10]}:",
         "",
         "```sh",
         first.command,
@@ -124,8 +109,8 @@ def environment_text() -> str:
 
     env = record.environment(torch.cuda.is_available())
     values = {
-        "fastrnn": f"{fastrnn.__version__}, commit {record.commit() or 'unknown'}",
         **dataclasses.asdict(env),
+        "fastrnn": f"{env.fastrnn}, commit {record.commit() or 'unknown'}",
         "platform": platform.platform(),
     }
     return "".join(f"{name:<9} {'-' if value is None else value}\n" for name, value in values.items())

@@ -25,14 +25,14 @@ KEYS = {
     "cell", "mode", "dtype", "T", "B", "I", "H", "layers", "bidirectional", "provider", "backend", "tier",
     "us_per_step", "p20", "p80", "ratio", "peak_mb", "first_call_s", "error", "device", "commit", "status", "gpu",
     "driver", "torch", "triton", "cudnn", "python", "peer_algorithm", "time", "version", "lengths", "reset_rate",
-    "return_cells", "peer",
+    "return_cells", "peer", "fastrnn", "input_share", "scan_share", "gradient_share",
 }  # fmt: skip
 CUDA = torch.device("cuda")
 
 
 @pytest.fixture(autouse=True)
-def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_brief(monkeypatch)
+def _brief(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    make_brief(monkeypatch, tmp_path_factory.mktemp("here"))
 
 
 def test_shapes() -> None:
@@ -190,7 +190,8 @@ def test_read_refuses_other_versions(tmp_path: Path) -> None:
             del row["version"]  # the first had none
         record.append(tmp_path / name, row)
         with pytest.raises(
-            ValueError, match=f"^{name}, line 1: version {version}, this reads version 2; measure again$"
+            ValueError,
+            match=f"^{name}, line 1: version {version}, this reads version 3; measure again, into another file$",
         ):
             record.read(tmp_path / name)
 

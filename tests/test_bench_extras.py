@@ -29,8 +29,8 @@ EXTRAS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(autouse=True)
-def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_brief(monkeypatch)
+def _brief(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    make_brief(monkeypatch, tmp_path_factory.mktemp("here"))
 
 
 @pytest.mark.parametrize("changes", EXTRAS, ids=lambda c: " ".join(f"{k}={v}" for k, v in c.items()))
@@ -183,7 +183,7 @@ def test_row_fields(tmp_path: Path) -> None:
     _, rows = bench(tmp_path, "run", *TINY, *options, "--provider", "fastrnn")
     (row,) = rows
     assert (row["lengths"], row["reset_rate"], row["return_cells"]) == ("zipf", 0.2, True)
-    assert row["version"] == 2
+    assert row["version"] == 3
     assert row["ratio"] is None
 
 

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,8 +74,10 @@ def test_a_gpus_rows_show_the_limit() -> None:
 # The probes of the machine.
 
 
-def test_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    make_brief(monkeypatch)
+def test_machine_without_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_brief(monkeypatch, tmp_path)
     assert cli.main(["machine"]) == 1
     error = capsys.readouterr().err
     assert error == "fastrnn-bench machine: error: no CUDA GPU here: there is nothing to measure\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from fastrnn.bench import cli, record
 
 pytest.importorskip("matplotlib")
 
-from fastrnn.bench import plot
+import matplotlib.colors
+
+from fastrnn.bench import bars, plot
 
 
 def _rows(**changes: Any) -> list[record.Row]:
@@ -31,13 +34,15 @@ def test_pictures(tmp_path: Path) -> None:
     files = plot.plot(rows, tmp_path / "new" / "folder")
     kinds = ("limit", "ratio", "time-by-B", "time-by-H")
     names = [f"{kind}-cuda-{mode}-bfloat16-T512-1-layer" for kind in kinds for mode in ("forward", "train")]
+    names += ["ratios-cuda", "split-cuda"]
     assert sorted(file.name for file in files) == sorted(f"{name}.{form}" for name in names for form in ("png", "svg"))
     for file in files:
         content = file.read_bytes()
         if file.suffix == ".png":
             assert content.startswith(b"\x89PNG")
         else:
-            assert b"GPU: Some GPU, torch 9.9" in content
+            assert b"GPU: Some GPU" in content
+            assert b"torch 9.9" in content
     ratio = (tmp_path / "new" / "folder" / "ratio-cuda-train-bfloat16-T512-1-layer.svg").read_text()
     assert ratio.count("2.50") == 4
 
@@ -45,7 +50,8 @@ def test_pictures(tmp_path: Path) -> None:
 def test_a_cpu_says_so(tmp_path: Path) -> None:
     rows = _rows(device="cpu", gpu=None, cpu="Some CPU", limit_us=None)
     files = plot.plot(rows, tmp_path)
-    assert {file.name.split("-cpu-")[0] for file in files} == {"ratio", "time-by-B", "time-by-H"}
+    kinds = {re.split(r"-cpu[-.]", file.name)[0] for file in files}
+    assert kinds == {"ratio", "ratios", "split", "time-by-B", "time-by-H"}
     for file in files:
         if file.suffix == ".svg":
             assert "CPU, not a GPU: Some CPU, 1 thread" in file.read_text()
@@ -59,10 +65,10 @@ def test_pictures_do_not_mix_what_differs(tmp_path: Path) -> None:
     rows = [row for change in changes for row in _rows(**change)]
     found = plot.points(rows)
     assert [len(members) for members in found.values()] == [4] * len(changes)
-    names = {(setting.machine, setting.name()) for setting in found}
+    names = {(setting.env, setting.name()) for setting in found}
     assert len(names) == len(changes)
     two = plot.plot(_rows(limit_us=None) + _rows(gpu="Another", limit_us=None), tmp_path)
-    assert len(two) == len(set(tmp_path.iterdir())) == 12
+    assert len(two) == len(set(tmp_path.iterdir())) == 20
 
 
 def test_points_hold_the_ratio() -> None:
@@ -75,9 +81,10 @@ def test_points_hold_the_ratio() -> None:
 
 def test_nothing_to_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rows"
-    record.append(file, dataclasses.asdict(dataclasses.replace(ROW, limit_us=None)))
+    failed = dataclasses.replace(ROW, status="FAILED", us_per_step=None, p20=None, p80=None, scan_share=None)
+    record.append(file, dataclasses.asdict(failed))
     assert cli.main(["plot", str(file), "--out", str(tmp_path / "out")]) == 1
-    assert capsys.readouterr().err.endswith("nothing to draw: a picture takes timed rows of two sizes or more\n")
+    assert capsys.readouterr().err.endswith("nothing to draw: no row was timed\n")
 
 
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,3 +94,40 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     error = capsys.readouterr().err
     assert "matplotlib is not installed; pip install 'fastrnn[bench]'" in error
     assert error.count("\n") == 1
+
+
+def _widths(figure: Any) -> list[float]:
+    return [round(patch.get_width(), 6) for patch in figure.axes[0].patches]
+
+
+def test_ratios_are_drawn_from_one() -> None:
+    """Longer than one where fastrnn is faster, grey where the noise of both hides a difference."""
+    peers = {256: 4.0, 512: 1.0, 768: 2.05}
+    rows = []
+    for H, us in peers.items():
+        ours = dataclasses.replace(ROW, H=H)
+        rows += [ours, dataclasses.replace(ours, provider=ours.peer, us_per_step=us, p20=us - 0.1, p80=us + 0.1)]
+    ((env, found),) = bars.bars(rows).items()
+    figure = bars.ratios(env, found)
+    assert figure is not None
+    (axis,) = figure.axes
+    assert _widths(figure) == [1.0, -0.5, 0.025]
+    assert {text.get_text() for text in axis.texts} == {"2.00", "0.50", "1.02"}
+    colors = [matplotlib.colors.to_hex(patch.get_facecolor()) for patch in axis.patches]
+    assert colors == [matplotlib.colors.to_hex(bars._COLORS[word]) for word in ("faster", "slower", "same")]
+    assert [label.get_text() for label in axis.get_yticklabels()] == [
+        f"lstm training bfloat16 T=512 B=16 {size}" for size in ("H=256", "I=256 H=512", "I=256 H=768")
+    ]
+    assert bars.ratios(env, [dataclasses.replace(bar, theirs=None) for bar in found]) is None
+
+
+def test_the_split_adds_up() -> None:
+    again = dataclasses.replace(ROW, input_share=0.3, scan_share=0.5)
+    none = dataclasses.replace(ROW, cell="gru", input_share=None, scan_share=None, gradient_share=None)
+    ((env, found),) = bars.bars([ROW, again, none]).items()
+    assert [bar.shares for bar in found] == [(pytest.approx(0.2), pytest.approx(0.6), pytest.approx(0.2)), None]
+    figure = bars.splits(env, found)
+    assert figure is not None
+    assert _widths(figure) == [20, 60, 20]
+    assert "2 us" in {text.get_text() for text in figure.axes[0].texts}
+    assert bars.splits(env, found[1:]) is None

@@ -18,7 +18,7 @@ import torch
 from benching import ROW, TINY, bench, make_brief
 from torch import nn
 
-from fastrnn.bench import cli, commands, compare, providers, record, report
+from fastrnn.bench import cli, commands, compare, files, providers, record, report
 from fastrnn.bench.cases import Case
 from fastrnn.bench.compare import Timing
 
@@ -27,8 +27,8 @@ PEER = dataclasses.replace(ROW, provider="torch.nn", us_per_step=5.0, p20=4.5, p
 
 
 @pytest.fixture(autouse=True)
-def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_brief(monkeypatch)
+def _brief(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    make_brief(monkeypatch, tmp_path_factory.mktemp("here"))
 
 
 def _write(file: Path, *rows: record.Row) -> Path:
@@ -129,7 +129,7 @@ def test_a_folder_takes_a_file_named_after_machine_and_day(tmp_path: Path, monke
     assert [row.threads for row in record.read(file)] == [1]  # as it was measured
     arguments = cli.build_parser().parse_args(["run", "--json", str(tmp_path)])
     env = dataclasses.replace(ROW.environment(), gpu="NVIDIA Some (80 GB)")
-    commands._name_file(arguments, env)
+    files.open_results(arguments, env)
     assert Path(arguments.json).name == "nvidia-some-80-gb-2030-01-02.jsonl"
 
 
@@ -148,7 +148,6 @@ def test_the_command_is_recorded_without_files(tmp_path: Path) -> None:
     ("arguments", "code", "message"),
     [
         (["run", *TINY, "--device", "cuda"], 1, "--device cuda: no CUDA GPU here"),
-        (["run", *TINY, "--resume"], 2, "--resume goes on with a file: it needs --json FILE"),
         (["run", *TINY, "--base", "no-such-ref"], 1, "--base: no commit 'no-such-ref' in this checkout"),
         (["run", *TINY, "--base", "HEAD", "--json", "x", "--resume"], 2, "it takes no --resume"),
         (["run", *TINY, "--repeat", "0"], 2, "argument --repeat: expected a whole number"),
@@ -180,7 +179,7 @@ def test_another_version_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     ):
         assert cli.main(arguments) == 1
         error = capsys.readouterr().err
-        assert "rows.jsonl, line 1: version 1, this reads version 2; measure again" in error
+        assert "rows.jsonl, line 1: version 1, this reads version 3; measure again" in error
         assert error.count("\n") == 1
     assert len(file.read_text().splitlines()) == 1
 
@@ -287,7 +286,7 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = _write(tmp_path / "rows", PEER, ROW, lacking, dataclasses.replace(ROW, commit="def", lengths="uniform"))
     assert cli.main(["report", str(file)]) == 0
     out = capsys.readouterr().out
-    assert out.count("**Some GPU, driver 1.2**. torch 9.9, triton 8.8, cuDNN 77, Python 3.0; fastrnn at `") == 2
+    assert out.count("**Some GPU, driver 1.2**. torch 9.9, triton 8.8, cuDNN 77, Python 3.0; fastrnn 0.1 at `") == 2
     assert "`abc`, 2030-01-02:" in out
     assert "python -m bench run --quick" in out
     assert "| lstm | train | bfloat16 | 512, 16, 256, 256 | 1 | - | 2.00 (1.90-2.10) | torch.nn |" in out
@@ -300,7 +299,7 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_report_of_nothing_and_of_a_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(report, "committed", list)
+    monkeypatch.setattr(files, "committed", list)
     assert cli.main(["report"]) == 0
     assert capsys.readouterr().out == report.NOT_MEASURED
     cpu = dataclasses.replace(ROW, device="cpu", gpu=None, driver=None, cudnn=None, cpu="Some CPU")
@@ -315,8 +314,8 @@ def test_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = tmp_path / "bench" / "results"
     results.mkdir(parents=True)
     (tmp_path / "fastrnn").mkdir()
-    monkeypatch.setattr(report.fastrnn, "__file__", str(tmp_path / "fastrnn" / "__init__.py"))
-    assert report.committed() == []
+    monkeypatch.setattr(files.fastrnn, "__file__", str(tmp_path / "fastrnn" / "__init__.py"))
+    assert files.committed() == []
     for name in ("a.jsonl", "b.jsonl", "c.txt"):
         (results / name).write_text("\n")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@example.com"]
@@ -324,7 +323,7 @@ def test_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         subprocess.run([*git, *command], check=True)
     (results / "b.jsonl").write_text("changed\n")
     (results / "d.jsonl").write_text("new\n")
-    assert report.committed() == [results / "a.jsonl"]
+    assert files.committed() == [results / "a.jsonl"]
 
 
 def test_readme_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
