@@ -153,11 +153,11 @@ def report(arguments: argparse.Namespace) -> int:
     from fastrnn.bench import report
 
     found = files.to_show(arguments.files, public=arguments.readme is not None)
-    text = report.markdown([row for file in found for row in record.read(file)])
+    rows = [row for file in found for row in record.read(file)]
     if arguments.readme is None:
-        print(text, end="")
+        print(report.markdown(rows), end="")
     else:
-        report.replace_part(Path(arguments.readme), text)
+        report.fill(Path(arguments.readme), rows)
     return 0
 
 

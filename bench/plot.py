@@ -1,7 +1,7 @@
 """`plot`: pictures of results files, PNG and SVG.
 
 Of rows that differ in cell, H and B alone: time per step against H and against B, the ratio over both and, where rows
-carry one, time against the model's limit. Of all rows of a machine (`bars`): the ratio of each, and how its time splits.
+carry one, time against the model's limit. Of all rows of a machine (`bars`): each one's ratio, and how its time splits.
 """
 
 from __future__ import annotations

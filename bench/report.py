@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from fastrnn.bench import record
+from fastrnn.bench import cases, record
 from fastrnn.bench.cases import Case
-from fastrnn.bench.compare import grouped, pooled
+from fastrnn.bench.compare import Timing, grouped, pooled, verdict
 from fastrnn.bench.record import BenchError, Environment, Row
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+PICTURE = Path("bench/results/speed.svg")
 NOT_MEASURED = "Speed: not yet measured on a GPU.\n"
 _HEADINGS = ("cell", "mode", "dtype", "T, B, I, H", "layers", "extras", "fastrnn", "peer", "its time", "ratio", "error")
+_OTHERS = "others"  # a column where there are any
 
 
 def _machine(env: Environment) -> str:
@@ -28,13 +31,18 @@ def _versions(env: Environment) -> str:
     return ", ".join(f"{name} {version}" for name, version in named if version)
 
 
-def _table_row(case: Case, ours: Sequence[Row], peers: Sequence[Row]) -> list[str]:
-    mine, theirs, last = pooled(ours), pooled(peers), (*ours, *peers)[-1]
-    time = "not measured" if not ours else ours[-1].status
-    if mine is not None:
-        time = f"{mine.us:.2f} ({mine.p20:.2f}-{mine.p80:.2f})"
+def _time(timing: Timing | None) -> str:
+    return "-" if timing is None else f"{timing.us:.2f} ({timing.p20:.2f}-{timing.p80:.2f})"
+
+
+def _table_row(case: Case, ours: Sequence[Row], peers: Sequence[Row], others: Sequence[Sequence[Row]]) -> list[str]:
+    mine, theirs, last = pooled(ours), pooled(peers), [*ours, *peers, *(row for rows in others for row in rows)][-1]
+    time = _time(mine)
+    if mine is None:
+        time = ours[-1].status if ours else "not measured"
     ratio = f"{theirs.us / mine.us:.2f}" if mine is not None and theirs is not None else "-"
     error = ours[-1].error if ours else None
+    timed = [(rows[0].provider, pooled(rows)) for rows in others]
     return [
         case.cell + (", both directions" if case.bidirectional else ""),
         case.mode,
@@ -44,10 +52,25 @@ def _table_row(case: Case, ours: Sequence[Row], peers: Sequence[Row]) -> list[st
         case.extras() or "-",
         time,
         last.peer,
-        "-" if theirs is None else f"{theirs.us:.2f} ({theirs.p20:.2f}-{theirs.p80:.2f})",
+        _time(theirs),
         ratio,
         "-" if error is None else f"{error:.0e}",
+        ", ".join(f"{name} {_time(timing)}" for name, timing in timed if timing is not None) or "-",
     ]
+
+
+def _summary(groups: Mapping[tuple[Case, str], Sequence[Row]]) -> str | None:
+    """In how many rows who is faster, by more than the noise of both."""
+    found = []
+    for (case, provider), rows in groups.items():
+        mine, theirs = pooled(rows), pooled(groups.get((case, rows[0].peer), ()))
+        if provider == "fastrnn" and mine is not None and theirs is not None:
+            found.append(verdict(theirs, mine))
+    faster, slower = found.count("faster"), found.count("slower")
+    words = (
+        f"Of {len(found)} rows fastrnn is faster in {faster}, the peer in {slower}; the noise of both hides the rest."
+    )
+    return words if found else None
 
 
 def _part(rows: Sequence[Row]) -> list[str]:
@@ -55,7 +78,17 @@ def _part(rows: Sequence[Row]) -> list[str]:
     first, groups = rows[0], grouped(rows)
     env = first.environment()
     code = f"fastrnn {env.fastrnn}" + (f" at `{first.commit}`" if first.commit else "")
-    lines = [
+    table = []
+    for case in dict.fromkeys(row.case() for row in rows):
+        peer = next(row.peer for row in rows if row.case() == case)
+        names = dict.fromkeys(row.provider for row in rows if row.case() == case)
+        others = [groups[case, name] for name in names if name not in ("fastrnn", peer)]
+        table.append(_table_row(case, groups.get((case, "fastrnn"), []), groups.get((case, peer), []), others))
+    headings = [*_HEADINGS, _OTHERS]
+    if all(line[-1] == "-" for line in table):
+        headings, table = headings[:-1], [line[:-1] for line in table]
+    summary = _summary(groups)
+    return [
         f"**{_machine(env)}**. {_versions(env)}; {code}, {max(row.time for row in rows)[:10]}:",
         "",
         "```sh",
@@ -64,16 +97,18 @@ def _part(rows: Sequence[Row]) -> list[str]:
         "",
         "Median time per time step of a call in microseconds (p20-p80); ratio: the peer's time over fastrnn's, above 1 "
         "is faster than the peer; error: against float64.",
+        *([summary] if summary else []),
         "",
-        f"| {' | '.join(_HEADINGS)} |",
-        f"|{'---|' * len(_HEADINGS)}",
+        f"| {' | '.join(headings)} |",
+        f"|{'---|' * len(headings)}",
+        *(f"| {' | '.join(line)} |" for line in table),
+        "",
     ]
-    for case in dict.fromkeys(row.case() for row in rows):
-        peer = next(row.peer for row in rows if row.case() == case)
-        ours, theirs = groups.get((case, "fastrnn"), []), groups.get((case, peer), [])
-        if ours or theirs:
-            lines.append(f"| {' | '.join(_table_row(case, ours, theirs))} |")
-    return [*lines, ""]
+
+
+def on_gpus(rows: Iterable[Row]) -> list[Row]:
+    """Those that say something of GPUs."""
+    return [row for row in rows if row.device == "cuda"]
 
 
 def markdown(rows: Iterable[Row]) -> str:
@@ -82,8 +117,40 @@ def markdown(rows: Iterable[Row]) -> str:
     for row in sorted(rows, key=lambda row: row.device != "cuda"):
         parts.setdefault((*dataclasses.astuple(row.environment()), row.commit, row.command), []).append(row)
     lines = [line for part in parts.values() for line in _part(part)]
-    measured = any(part[0].device == "cuda" for part in parts.values())
+    measured = any(on_gpus(part) for part in parts.values())
     return ("" if measured else NOT_MEASURED + "\n" * bool(lines)) + "\n".join(lines)
+
+
+def for_front_page(rows: Sequence[Row]) -> list[Row]:
+    """Of what GPUs did only the quick set, if that was measured: a page that is read in minutes has no room for all."""
+    quick = set(cases.quick(cuda=True))
+    shown = [row for row in rows if row.device != "cuda" or row.case() in quick]
+    return shown if on_gpus(shown) else list(rows)
+
+
+def fill(readme: Path, rows: Sequence[Row]) -> None:
+    """Put the tables of `rows` between the markers of a file and, of what a GPU did, a picture beside it.
+
+    Raises:
+        BenchError: there is no such file, it lacks the markers, or a picture is due and matplotlib is not installed.
+    """
+    shown = for_front_page(rows)
+    text, figure = markdown(shown), None
+    timed = [row for row in on_gpus(shown) if row.us_per_step is not None]
+    if timed:
+        if importlib.util.find_spec("matplotlib") is None:
+            raise BenchError("the front page takes a picture: pip install 'fastrnn[bench]', or matplotlib alone")
+        from fastrnn.bench import bars, plot
+
+        latest = max(timed, key=lambda row: row.time).environment()
+        figure = bars.ratios(latest, bars.bars(timed)[latest])
+    if figure is None:
+        replace_part(readme, text)
+        return
+    picture = readme.parent / PICTURE
+    replace_part(readme, f"![The peer's time over fastrnn's, row by row]({PICTURE.as_posix()})\n\n{text}")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    plot.save(figure, picture)
 
 
 def replace_part(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ import torch
 from benching import ROW, TINY, bench, make_brief
 from torch import nn
 
-from fastrnn.bench import cli, commands, compare, files, providers, record, report
+from fastrnn.bench import cases, cli, commands, compare, files, providers, record, report
 from fastrnn.bench.cases import Case
 from fastrnn.bench.compare import Timing
 
@@ -326,19 +326,65 @@ def test_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert files.committed() == [results / "a.jsonl"]
 
 
+EMPTY_PAGE = "before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n"
+
+
 def test_readme_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
     file, readme = _write(tmp_path / "rows", PEER, ROW), tmp_path / "README.md"
-    readme.write_text("before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n")
+    readme.write_text(EMPTY_PAGE)
     for _ in range(2):
         assert cli.main(["report", str(file), "--readme", str(readme)]) == 0
         text = readme.read_text()
-        assert text.startswith("before\n<!-- bench:begin -->\n**Some GPU")
+        assert text.startswith(
+            "before\n<!-- bench:begin -->\n![The peer's time over fastrnn's, row by row](bench/results/"
+        )
         assert text.endswith(" |\n<!-- bench:end -->\nafter\n")
+        assert "\n**Some GPU" in text
         assert "old" not in text
+    picture = (tmp_path / "bench" / "results" / "speed.svg").read_text()
+    assert "GPU: Some GPU" in picture
     readme.write_text("nothing\n")
     assert cli.main(["report", str(file), "--readme", str(readme)]) == 1
     assert "README.md has no <!-- bench:begin -->" in capsys.readouterr().err
     assert readme.read_text() == "nothing\n"
+
+
+def test_no_picture_of_a_cpu(tmp_path: Path) -> None:
+    cpu = dataclasses.replace(ROW, device="cpu", gpu=None, cpu="Some CPU")
+    file, readme = _write(tmp_path / "rows", cpu), tmp_path / "README.md"
+    readme.write_text(EMPTY_PAGE)
+    assert cli.main(["report", str(file), "--readme", str(readme)]) == 0
+    assert "<!-- bench:begin -->\nSpeed: not yet measured on a GPU.\n\n**Some CPU" in readme.read_text()
+    assert not (tmp_path / "bench").exists()
+
+
+def test_the_front_page_has_the_quick_set() -> None:
+    quick = [dataclasses.replace(ROW, **dataclasses.asdict(case)) for case in cases.quick(cuda=True)[:2]]
+    odd, cpu = dataclasses.replace(ROW, H=7), dataclasses.replace(ROW, H=7, device="cpu")
+    assert report.for_front_page([*quick, odd, cpu]) == [*quick, cpu]
+    assert report.for_front_page([odd, cpu]) == [odd, cpu]
+
+
+def test_report_counts_who_is_faster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = []
+    for H, us in ((8, 3.0), (16, 1.0), (24, 2.0), (32, 4.0)):
+        rows += [dataclasses.replace(ROW, H=H), _changed(us, H=H, provider="torch.nn")]
+    rows.append(dataclasses.replace(ROW, H=40))  # without its peer
+    assert cli.main(["report", str(_write(tmp_path / "rows", *rows))]) == 0
+    summary = "Of 4 rows fastrnn is faster in 2, the peer in 1; the noise of both hides the rest."
+    assert summary in capsys.readouterr().out
+
+
+def test_report_names_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = _changed(4.0, provider="other")
+    lacking = dataclasses.replace(other, provider="lacking", us_per_step=None, p20=None, p80=None, status="n/a")
+    assert cli.main(["report", str(_write(tmp_path / "rows", PEER, ROW, other, lacking))]) == 0
+    out = capsys.readouterr().out
+    assert "| ratio | error | others |" in out
+    assert "| 2.50 | 1e-03 | other 4.00 (3.90-4.10) |" in out
+    assert cli.main(["report", str(_write(tmp_path / "two", PEER, ROW))]) == 0
+    assert "others" not in capsys.readouterr().out
 
 
 def test_env(capsys: pytest.CaptureFixture[str]) -> None:
