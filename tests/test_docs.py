@@ -6,7 +6,6 @@ import importlib.util
 import os
 import re
 import runpy
-import shlex
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -21,7 +20,6 @@ from fastrnn.kernels.counts import COUNTS
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
-MAKEFILE = (ROOT / "Makefile").read_text()
 
 # What torch.export says of torch's own code, as in test_compile.py.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -68,20 +66,6 @@ def test_there_is_code_to_run() -> None:
 def test_files_it_names_exist(page: str) -> None:
     for name in re.findall(r"`((?:kernels|bench|fastrnn|tests|examples)/[\w/.]*\w)`", PAGES[page]):
         assert (ROOT / name).exists() or name == "bench/results", name
-    for commands in re.findall(r"```sh\n(.*?)```", PAGES[page], re.DOTALL):
-        for target in re.findall(r"\bmake ([a-z][\w-]*)", commands):
-            assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_benchmark_commands_parse(page: str) -> None:
-    from fastrnn.bench.cli import build_parser
-
-    for block in re.findall(r"```sh\n(.*?)```", PAGES[page], re.DOTALL):
-        for words in re.findall(r"^(?:python -m bench|fastrnn-bench)\b(.*)$", block, re.MULTILINE):
-            arguments = shlex.split(words, comments=True)
-            if arguments != ["--help"]:
-                build_parser().parse_args(arguments)  # a wrong one exits
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -32,12 +32,6 @@ def test_files_it_names_exist() -> None:
         assert (ROOT / path).is_file(), path
 
 
-def test_commands_are_targets_of_the_makefile() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"\bmake ([\w-]+)", README)):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-
-
 def test_no_speed_is_claimed_without_a_committed_measurement() -> None:
     results = [path.read_text() for path in (ROOT / "bench" / "results").glob("*.jsonl")]
     if not any('"device": "cuda"' in rows for rows in results):

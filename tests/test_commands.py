@@ -1,0 +1,127 @@
+"""Every command that the README and the documentation print is one that there is, and quick ones run as printed."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from benching import make_brief
+
+from fastrnn.bench import cases, cli, measure
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "bench" / "NOTES.md", *sorted(ROOT.glob("docs/**/*.md"))]
+BENCH = re.compile(r"(?:python -m bench|fastrnn-bench)(?: |$)")
+MAKEFILE = (ROOT / "Makefile").read_text()
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
+
+
+def commands(page: Path) -> Iterator[str]:
+    """The commands of a page's shell blocks, without comments; those joined by && one by one."""
+    for block in re.findall(r"^```sh\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            text = shlex.join(shlex.split(line, comments=True)).replace("'&&'", "&&")
+            yield from filter(None, (part.strip() for part in text.split("&&")))
+
+
+COMMANDS = [(page.relative_to(ROOT).as_posix(), command) for page in PAGES for command in commands(page)]
+
+
+def _example(path: str) -> ModuleType:
+    """By its path: the folder is no package."""
+    spec = importlib.util.spec_from_file_location("fastrnn_example_" + Path(path).stem, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def _takes_options(path: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """An example's help names every option it is called with."""
+    with pytest.raises(SystemExit):
+        _example(path).main(["--help"])
+    text = capsys.readouterr().out
+    for option in (word for word in arguments if word.startswith("--")):
+        assert option in text, option
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) >= 30
+    assert sum(bool(BENCH.match(command)) for page, command in COMMANDS if page == "README.md") >= 10
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_the_command_is_one_there_is(page: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = shlex.split(command)
+    if BENCH.match(command):
+        arguments = BENCH.sub("", command).split()
+        if arguments != ["--help"]:
+            cli.build_parser().parse_args(arguments)  # a wrong one exits
+    elif words[0] == "make":
+        for target in (word for word in words[1:] if "=" not in word):
+            assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
+        for variable in (word.partition("=")[0] for word in words[1:] if "=" in word):
+            assert re.search(rf"^{variable} \?=", MAKEFILE, re.MULTILINE), variable
+    elif words[0] in ("python", "torchrun"):
+        script = next(i for i, word in enumerate(words) if word.endswith(".py"))
+        _takes_options(words[script], words[script + 1 :], capsys)
+    else:
+        assert words[:2] == ["pip", "install"], command
+        for what in words[2:]:
+            for extra in re.findall(r"\[(\w+)\]", what):
+                assert re.search(rf"^{extra} = \[", PYPROJECT, re.MULTILINE), extra
+            named = re.sub(r"^(?:\.|fastrnn)?(?:\[\w+\])?$", "", what)
+            assert not named or f'"{named}"' in PYPROJECT, f"{named} is no dependency of any extra"
+
+
+def test_the_readmes_benchmark_runs_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As printed, one after another, in an empty folder; what takes long is spared by timing nothing."""
+    pytest.importorskip("matplotlib")
+    make_brief(monkeypatch, tmp_path)
+    monkeypatch.setattr(measure, "time_calls", lambda *_: [1.0] * 5)
+    tiny = cases.product(["lstm"], ["train"], ["float32"], [cases.Shape(5, 2, 3, 4)])
+    monkeypatch.setattr(cases, "_quick_cpu", lambda: tiny)
+    monkeypatch.setattr("fastrnn.bench.commands._quick_kernels", lambda: 0)  # minutes of compilation
+    printed = [command for command in commands(ROOT / "README.md") if command.startswith("fastrnn-bench")]
+    assert len(printed) >= 9
+    for command in printed:
+        assert cli.main(BENCH.sub("", command).split()) == 0, (command, capsys.readouterr().err)
+    assert {path.name for path in tmp_path.iterdir()} == {"fastrnn-bench", "rows.jsonl", "pictures"}
+    out = capsys.readouterr().out
+    assert "2 finished before" in out  # --resume
+    assert "4 rows: 0 faster, 0 slower, 4 same" in out  # a file and itself
+    for folder in ("fastrnn-bench", "pictures"):
+        assert list((tmp_path / folder).glob("*.svg")), folder
+
+
+@pytest.mark.slow
+def test_every_readme_command_of_a_checkout_runs(tmp_path: Path) -> None:
+    """In a copy of the checkout, with the Python at hand on the PATH, exactly as printed."""
+    copy = tmp_path / "checkout"
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", ".venv", "build"))
+    (copy / ".venv").symlink_to(ROOT / ".venv")
+    tools = shlex.quote(str(Path(sys.executable).parent))
+    failures = []
+    for command in commands(ROOT / "README.md"):
+        # Those left out need a GPU, install, are this very run, or have tests of their own.
+        if command.startswith(
+            ("make test", "make bench-full", "pip", "python -m bench machine", "torchrun", "fastrnn-")
+        ):
+            continue
+        program = f"PATH={tools}:$PATH {command}"
+        done = subprocess.run(program, shell=True, cwd=copy, capture_output=True, text=True, check=False)
+        if done.returncode:
+            failures.append((command, done.stderr[-1000:]))
+    assert not failures
