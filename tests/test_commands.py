@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 from benching import make_brief
+from support import compiling_environment
 
 from fastrnn.bench import cases, cli, measure
 
@@ -121,7 +122,9 @@ def test_every_readme_command_of_a_checkout_runs(tmp_path: Path) -> None:
         ):
             continue
         program = f"PATH={tools}:$PATH {command}"
-        done = subprocess.run(program, shell=True, cwd=copy, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            program, shell=True, cwd=copy, env=compiling_environment(), capture_output=True, text=True, check=False
+        )
         if done.returncode:
             failures.append((command, done.stderr[-1000:]))
     assert not failures
