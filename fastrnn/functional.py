@@ -22,7 +22,7 @@ from fastrnn import ops
 from fastrnn.backends import aten, reference
 from fastrnn.cells import CELLS, Cell
 from fastrnn.dispatch import Problem, select
-from fastrnn.packing import Padding, by_torchs_packed_layer, padding_of
+from fastrnn.packing import Padding, by_torchs_packed_layer, lengths_of, padding_of
 
 
 class Weights(NamedTuple):
@@ -115,10 +115,12 @@ def _layer(
     weights: list[Weights],
     extras: Extras,
     backend: str,
+    padding: Padding | None,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """One layer, both directions: `(T, B, I)` and states `(D, B, H or P)` to `(T, B, D * (H or P))`, new states and
-    cells `(T, B, D, STATES - 1, H)`, those only where `extras` asks for them."""
-    T, B, _ = input.shape
+    cells `(T, B, D, STATES - 1, H)`, those only where `extras` asks for them. With `padding`, input and output are
+    packed, `(rows, I)` and `(rows, D * (H or P))`."""
+    T, B = input.shape[:2] if padding is None else (padding.time, padding.batch)
     D, G = len(weights), cell.gates
     H = weights[0].ih.shape[0] // G
     bias_ih, bias_hh = _cat([w.bias_ih for w in weights]), _cat([w.bias_hh for w in weights])
@@ -126,7 +128,8 @@ def _layer(
         bias_ih, bias_hh = bias_ih + bias_hh, None
     weight_ih = _cat([w.ih for w in weights])
     assert weight_ih is not None
-    x = F.linear(input, weight_ih, bias_ih).reshape(T, B, D, G, H)
+    x = F.linear(input, weight_ih, bias_ih)
+    x = (x if padding is None else padding.pad(x)).reshape(T, B, D, G, H)
     if bias_hh is not None:
         bias_hh = bias_hh.reshape(D, G, H)
 
@@ -135,7 +138,8 @@ def _layer(
         weight_hh = _stack([w.hh for w in weights], G, H, H)
         output, final, cells = _scan(x, weight_hh, bias_hh, torch.stack(state), extras, cell, backend)
         # Indexed, not unbound: users change states in place, which the views of unbind refuse.
-        return output.flatten(2), tuple(final[i] for i in range(cell.states)), cells
+        output = output.flatten(2) if padding is None else padding.pack(output.flatten(2))
+        return output, tuple(final[i] for i in range(cell.states)), cells
 
     weight_hh = _stack([w.hh @ w.hr for w in weights if w.hr is not None], G, H, H)
     terms = [F.linear(h0, w.hh).reshape(B, G, H) for h0, w in zip(state[0], weights, strict=True)]
@@ -147,7 +151,11 @@ def _layer(
         h = torch.where((extras.lengths > 0).view(1, B, 1), h, state[0])
     output = torch.cat([F.linear(output[:, :, d], hr) for d, hr in enumerate(projection)], -1)
     # final[0] is kept for the gradient of hr.
-    return output, (h, *(final[i].clone() for i in range(1, cell.states))), cells
+    return (
+        output if padding is None else padding.pack(output),
+        (h, *(final[i].clone() for i in range(1, cell.states))),
+        cells,
+    )
 
 
 def _add_first(x: Tensor, terms: Tensor, extras: Extras) -> Tensor:
@@ -260,9 +268,7 @@ def _dropout(input: Tensor, probability: float, padding: Padding | None) -> Tens
     """Dropout between layers; of packed input on its rows alone, as torch drops for the same seed."""
     if padding is None:
         return F.dropout(input, probability, training=True)
-    flat = input.flatten(0, 1)
-    rows = F.dropout(flat.index_select(0, padding.positions), probability, training=True)
-    return torch.zeros_like(flat).index_copy(0, padding.positions, rows).view_as(input)
+    return padding.pad(F.dropout(padding.pack(input), probability, training=True))
 
 
 def run(
@@ -318,8 +324,8 @@ def run(
     traced = False
     if torch.compiler.is_compiling():
         # A PackedSequence's sizes are data, which only torch's layer, as one node, keeps out of the graph.
-        packed = chosen == aten.NAME and batch_sizes is not None and cell.mode in aten.MODES and not keep_cells
-        traced = packed or (torchs and lengths is None)
+        whole = chosen == aten.NAME and batch_sizes is not None and cell.mode in aten.MODES and not keep_cells
+        traced = whole or (torchs and lengths is None)
     options = (flat_weights, has_bias, num_layers, dropout, training, bidirectional)
     if torchs and not traced:
         if lengths is not None:
@@ -329,26 +335,29 @@ def run(
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     _check_tensors(input, hx, flat_weights)
 
-    padding = order = None
+    # On a CPU the lengths can be looked at, and products be taken over the steps that there are. A GPU multiplies all
+    # of them in the time in which it would pick some out.
+    packed = chosen == aten.NAME and input.device.type == "cpu" and not torch.compiler.is_compiling()
+    padding = order = unsorted = None
     if batch_sizes is not None and not traced:
-        padding = padding_of(batch_sizes, input.device)
+        padding = padding_of(batch_sizes.numel(), lengths_of(batch_sizes), input.device)
         lengths = padding.lengths
-        padded = input.new_zeros(padding.time * padding.batch, input.shape[1])
-        input = padded.index_copy(0, padding.positions, input).view(padding.time, padding.batch, -1)
+        input = input if packed else padding.pad(input)
     elif lengths is not None and chosen == aten.NAME and input.device.type == "cpu":
         # Longest first, as in a PackedSequence: rows that have ended then cost nothing.
         lengths, order = lengths.sort(descending=True)
-        input, hx = input.index_select(1, order), tuple(h.index_select(1, order) for h in hx)
+        hx = tuple(h.index_select(1, order) for h in hx)
         resets = None if resets is None else resets.index_select(1, order)
-    if lengths is not None and batch_sizes is None:
-        # What lies past a row's length may be anything: a NaN there must not reach the gradient of the weights.
-        past = (torch.arange(input.shape[0], device=input.device).unsqueeze(1) >= lengths).unsqueeze(-1)
-        if order is not None and not torch.compiler.is_compiling():
-            # In the sorted copy, and unknown to autograd: the gradient there is zero without it.
-            with torch.no_grad():
-                input.masked_fill_(past, 0)
+        if packed:
+            padding = padding_of(len(input), lengths, input.device)
+            unsorted = padding.reordered(order)
+            input = unsorted.pack(input)
         else:
-            input = torch.where(past, 0, input)
+            input = input.index_select(1, order)
+    if lengths is not None and padding is None:
+        # What lies past a row's length may be anything: a NaN there must not reach the gradient of the weights.
+        past = (torch.arange(len(input), device=input.device).unsqueeze(1) >= lengths).unsqueeze(-1)
+        input = torch.where(past, 0, input)
     cells = None
     finals: list[tuple[Tensor, ...]] = []
     for i, weights in enumerate(_group(flat_weights, has_bias, projection > 0, D)):
@@ -359,21 +368,22 @@ def run(
                 cell, input, batch_sizes, state, [t for w in weights for t in w if t is not None]
             )
         else:
-            input, final, cells = _layer(
-                cell, input, state, weights, Extras(lengths, resets, keep_cells and last), chosen
-            )
+            asked = Extras(lengths, resets, keep_cells and last)
+            input, final, cells = _layer(cell, input, state, weights, asked, chosen, padding if packed else None)
         finals.append(final)
         if dropout and training and not last:
-            input = _dropout(input, dropout, padding)
+            input = _dropout(input, dropout, None if packed else padding)
     states = finals[0] if num_layers == 1 else tuple(torch.cat(same) for same in zip(*finals, strict=True))
-    sequences: tuple[Tensor, ...] = (input,) if cells is None or not keep_cells else (input, cells.flatten(2))
-    if padding is not None:
-        sequences = tuple(s.flatten(0, 1).index_select(0, padding.positions) for s in sequences)
+    cells = cells.flatten(2) if cells is not None and keep_cells else None
+    if padding is not None and batch_sizes is not None:
+        input = input if packed else padding.pack(input)
+        cells = None if cells is None else padding.pack(cells)
     if order is not None:
         back = order.argsort()
-        sequences = tuple(s.index_select(1, back) for s in sequences)
+        input = input.index_select(1, back) if unsorted is None else unsorted.pad(input)
+        cells = None if cells is None else cells.index_select(1, back)
         states = tuple(s.index_select(1, back) for s in states)
-    return sequences[0], states, sequences[1] if keep_cells else None
+    return input, states, cells
 
 
 def _check_step(input: Tensor, hx: tuple[Tensor, ...], weights: Weights) -> None:

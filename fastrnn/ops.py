@@ -154,26 +154,35 @@ def _weight_gradient(
         `(D, GATES, H, H)`.
     """
     T, B, D, gates, H = dr.shape
+    outer = (gates - cell.inner) * H
+    rows = None
+    if lengths is not None and dr.device.type == "cpu" and type(dr) is Tensor is type(lengths):
+        # On a CPU, where the lengths can be looked at (a tracer's tensors have none), over the steps that there are.
+        rows = (torch.arange(T).unsqueeze(1) < lengths).flatten().nonzero().squeeze(1)
+
+    def picked(steps: Tensor) -> Tensor:
+        """`(T, B, ...)` as one row for each step."""
+        return steps.flatten(0, 1) if rows is None else steps.flatten(0, 1).index_select(0, rows)
+
     grads = []
     for d in range(D):
-        g = dr[:, :, d].reshape(T * B, gates * H)
-        if cell.inner or resets is not None or (d == 1 and lengths is not None):
-            previous = _previous(output, h0, lengths, resets, d)
-            outer = (gates - cell.inner) * H
+        if rows is not None or cell.inner or resets is not None or (d == 1 and lengths is not None):
+            g, previous = picked(dr[:, :, d]).flatten(1), picked(_previous(output, h0, lengths, resets, d))
             # narrow: a slice of all is an alias, for which vmap, taking batched gradients, has no rule.
-            total = g.narrow(1, 0, outer).t() @ previous.reshape(T * B, H)
+            total = g.narrow(1, 0, outer).t() @ previous
             if cell.inner:
-                operand = saved[:, :, d, 0] * previous
-                if lengths is not None:
+                operand = picked(saved[:, :, d, 0]) * previous
+                if lengths is not None and rows is None:
                     # Nothing was saved past a row's length: dr is zero there, and so must be what it meets.
                     active = torch.arange(T, device=dr.device).unsqueeze(1) < lengths
-                    operand = torch.where(active.unsqueeze(-1), operand, 0)
-                total = torch.cat((total, g.narrow(1, outer, gates * H - outer).t() @ operand.reshape(T * B, H)))
+                    operand = torch.where(active.flatten().unsqueeze(-1), operand, 0)
+                total = torch.cat((total, g.narrow(1, outer, gates * H - outer).t() @ operand))
         else:
             # Without a shifted copy of the output: one product over all steps but the first, one for that.
-            h, rows = output[:, :, d], (T - 1) * B
-            later, before, start = (g[B:], h[:-1], g[:B]) if d == 0 else (g[:rows], h[1:], g[rows:])
-            total = torch.addmm(torch.mm(start.t(), h0[d]), later.t(), before.reshape(rows, H))
+            g, last = dr[:, :, d].reshape(T * B, gates * H), (T - 1) * B
+            h = output[:, :, d]
+            later, before, start = (g[B:], h[:-1], g[:B]) if d == 0 else (g[:last], h[1:], g[last:])
+            total = torch.addmm(torch.mm(start.t(), h0[d]), later.t(), before.reshape(last, H))
         grads.append(total.view(gates, H, H))
     return torch.stack(grads)
 

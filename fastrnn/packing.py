@@ -25,14 +25,36 @@ class Padding(NamedTuple):
     positions: Tensor
     lengths: Tensor
 
+    def reordered(self, order: Tensor) -> Padding:
+        """The same rows of data, from a padded tensor whose batch row `order[b]` is this one's b; for `pad`, `pack`."""
+        times, rows = self.positions // self.batch, self.positions % self.batch
+        return self._replace(positions=times * self.batch + order[rows])
 
-def padding_of(batch_sizes: Tensor, device: torch.device) -> Padding:
-    """From `PackedSequence.batch_sizes`, a CPU tensor: nothing waits for the device."""
-    time, batch = batch_sizes.numel(), int(batch_sizes[0])
-    present = torch.arange(batch).unsqueeze(0) < batch_sizes.unsqueeze(1)
+    def pad(self, data: Tensor) -> Tensor:
+        """`(rows of data, N)` to `(T, B, N)`, zero where there are no rows."""
+        padded = data.new_zeros(self.time * self.batch, data.shape[1])
+        return padded.index_copy(0, self.positions, data).view(self.time, self.batch, -1)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """`(T, B, N)` to `(rows of data, N)`."""
+        return padded.flatten(0, 1).index_select(0, self.positions)
+
+
+def padding_of(time: int, lengths: Tensor, device: torch.device) -> Padding:
+    """For rows of these lengths, longest first, on the CPU: nothing waits for the device."""
+    present = torch.arange(time).unsqueeze(1) < lengths
     index = present.flatten().nonzero().squeeze(1)
-    lengths = present.sum(0, dtype=torch.int32)
-    return Padding(time, batch, index.to(device, non_blocking=True), lengths.to(device, non_blocking=True))
+    return Padding(
+        time,
+        len(lengths),
+        index.to(device, non_blocking=True),
+        lengths.to(device, torch.int32, non_blocking=True),
+    )
+
+
+def lengths_of(batch_sizes: Tensor) -> Tensor:
+    """`(B,)`: of the rows of a PackedSequence, longest first."""
+    return (torch.arange(int(batch_sizes[0])).unsqueeze(0) < batch_sizes.unsqueeze(1)).sum(0)
 
 
 def by_torchs_packed_layer(
