@@ -52,7 +52,8 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_rows(parser)
-    _several(parser, "--provider", "who is measured (default: fastrnn, and its peer in the row)", metavar="NAME")
+    who = "who is measured (default: fastrnn, and its peer in the row); all: everyone who is installed"
+    _several(parser, "--provider", who, metavar="NAME")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="default: a GPU if there is")
     parser.add_argument("--repeat", type=_positive, default=1, metavar="N", help="measure all rows N times in turn")
     parser.add_argument(

@@ -61,20 +61,32 @@ def _command(arguments: argparse.Namespace) -> list[str]:
     return words if arguments.device == "auto" else [*words, "--device", arguments.device]
 
 
+def _providers(arguments: argparse.Namespace) -> list[str]:
+    """Who is asked for, each once; nobody is named where that is left to the rows."""
+    from fastrnn.bench.providers import PROVIDERS, installed
+
+    names: list[str] = []
+    for name in arguments.provider or ():
+        if name == "all":
+            names += installed()
+        elif name not in PROVIDERS:
+            choices = ", ".join([*PROVIDERS, "all"])
+            arguments.parser.error(f"argument --provider: invalid choice: {name!r} (choose from {choices})")
+        elif (missing := PROVIDERS[name].missing()) is not None:
+            raise record.BenchError(f"--provider {name}: {missing}")
+        else:
+            names.append(name)
+    return list(dict.fromkeys(names))
+
+
 def run(arguments: argparse.Namespace) -> int:
     _need("torch")
     from fastrnn.bench import run
-    from fastrnn.bench.providers import PROVIDERS
 
     where = run.device(arguments.device)
     cuda = where.type == "cuda"
     rows = _chosen(arguments, cuda)
-    providers = list(dict.fromkeys(arguments.provider or ()))
-    for name in providers:
-        if name not in PROVIDERS:
-            arguments.parser.error(
-                f"argument --provider: invalid choice: {name!r} (choose from {', '.join(PROVIDERS)})"
-            )
+    providers = _providers(arguments)
     if arguments.list:
         run.list_cases(rows)
         return 0

@@ -251,7 +251,7 @@ def time_case(case: Case, build: Builder, state: State, device: torch.device) ->
 
 def measure(case: Case, provider: Provider, truth: Truth, device: torch.device) -> Outcome:
     """Check, then time; a result out of bounds is not timed."""
-    missing = provider.lacks(case)
+    missing = provider.unable(case, device)
     if missing is not None:
         return Outcome("n/a", reason=missing)
     outcome = check(case, provider.build, truth, device)

@@ -58,6 +58,11 @@ def _where(rows: Tensor, yes: State, no: State) -> State:
     return tuple(torch.where(rows.unsqueeze(1), y, n) for y, n in zip(yes, no, strict=True))
 
 
+def step(cell: nn.Module, x: Tensor, state: State) -> State:
+    """The next state of a cell."""
+    return cell(x, state) if len(state) > 1 else (cell(x, state[0]),)
+
+
 class Loop(nn.Module):
     """Cells of torch.nn in a Python loop over time, one per layer and direction, with masks at resets and ends.
 
@@ -77,6 +82,7 @@ class Loop(nn.Module):
         self.suffixes = ("", "_reverse") if bidirectional else ("",)
         self.hidden_size, self.num_layers = hidden_size, num_layers
         self.states = 2 if kind is nn.LSTMCell else 1
+        self.step = step
         for layer in range(num_layers):
             width = input_size if layer == 0 else hidden_size * len(self.suffixes)
             for suffix in self.suffixes:
@@ -111,7 +117,7 @@ class Loop(nn.Module):
                 if lengths is not None:
                     cut = cut & (t + reverse < lengths)
                 state = tuple(s * ~cut.unsqueeze(1) for s in state)
-            new = cell(x[t], state) if self.states > 1 else (cell(x[t], state[0]),)
+            new = self.step(cell, x[t], state)
             active = None if lengths is None else t < lengths
             steps[t] = new if active is None else _where(active, new, nothing)
             state = new if active is None else _where(active, new, state)

@@ -1,10 +1,11 @@
 """Who is measured: each provider builds the module of a case around given weights; and what each of them runs.
 
-To add one, add a builder to PROVIDERS, with what it cannot do.
+To add one, add a builder to PROVIDERS, with what it cannot do and what has to be installed.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from fastrnn.bench import peers
+from fastrnn.bench import others, peers
 from fastrnn.bench.cases import Case
 from fastrnn.dispatch import select
 
@@ -69,18 +70,47 @@ def build_packed(case: Case, state: State, device: torch.device) -> nn.Module:
     return _build(_PACKED, case, state, device)
 
 
-def build_loop(case: Case, state: State, device: torch.device) -> nn.Module:
-    """torch.nn's cells in a Python loop: how torch has everything else."""
+def _build_loop(loop: type[peers.Loop], case: Case, state: State, device: torch.device) -> nn.Module:
     options: dict[str, Any] = {"device": device, "dtype": state["weight_ih_l0"].dtype}
     kind: type[nn.RNNCellBase]
     if case.cell.startswith("rnn_"):
         kind, options["nonlinearity"] = nn.RNNCell, case.cell.removeprefix("rnn_")
     else:
         kind = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "gru_textbook": peers.TextbookGRUCell}[case.cell]
-    module = peers.Loop(kind, case.I, case.H, case.layers, case.bidirectional, **options)
+    module = loop(kind, case.I, case.H, case.layers, case.bidirectional, **options)
     named = (name.rpartition("_l") for name in state)
     module.load_state_dict({f"l{suffix}.{name}": state[f"{name}_l{suffix}"] for name, _, suffix in named})
     return module
+
+
+def build_loop(case: Case, state: State, device: torch.device) -> nn.Module:
+    """torch.nn's cells in a Python loop: how torch has everything else."""
+    return _build_loop(peers.Loop, case, state, device)
+
+
+def build_compiled(case: Case, state: State, device: torch.device) -> nn.Module:
+    """The same loop, its cells compiled by torch.compile."""
+    return _build_loop(others.CompiledLoop, case, state, device)
+
+
+def build_haste(case: Case, state: State, device: torch.device) -> nn.Module:
+    """haste's layer."""
+    return others.Haste(case, state)
+
+
+def build_flashrnn(case: Case, state: State, device: torch.device) -> nn.Module:
+    """flashrnn's CUDA kernels, as its function chooses them."""
+    return others.FlashRNN(case, state)
+
+
+def build_flashrnn_triton(case: Case, state: State, device: torch.device) -> nn.Module:
+    """flashrnn's Triton kernels."""
+    return others.FlashRNN(case, state, "triton_fused")
+
+
+def build_torchrl(case: Case, state: State, device: torch.device) -> nn.Module:
+    """torchrl's Triton kernels."""
+    return others.TorchRL(case, state)
 
 
 def build_reference(case: Case, state: State, device: torch.device) -> nn.Module:
@@ -111,10 +141,28 @@ class Provider:
     Attributes:
         build: the module of a case, called as fastrnn's layers are.
         lacks: why there is no such module for a case, or None.
+        needs: the module that has to be installed, if any.
+        install: how.
+        cuda_only: whether it is measured on CUDA GPUs alone: elsewhere it has no kernels of its own.
     """
 
     build: Builder
     lacks: Callable[[Case], str | None] = _nothing
+    needs: str | None = None
+    install: str = ""
+    cuda_only: bool = False
+
+    def missing(self) -> str | None:
+        """What is not installed, or None."""
+        if self.needs is None or importlib.util.find_spec(self.needs) is not None:
+            return None
+        return f"{self.needs} is not installed; {self.install}"
+
+    def unable(self, case: Case, device: torch.device) -> str | None:
+        """Why `case` cannot be measured on `device`, or None."""
+        if self.cuda_only and device.type != "cuda":
+            return f"{self.needs} is measured on CUDA GPUs only"
+        return self.missing() or self.lacks(case)
 
 
 PROVIDERS: dict[str, Provider] = {
@@ -122,9 +170,35 @@ PROVIDERS: dict[str, Provider] = {
     "torch.nn": Provider(build_torch, _torch_lacks),
     "torch.nn-packed": Provider(build_packed, _packed_lacks),
     "torch.nn-loop": Provider(build_loop),
+    "torch.compile": Provider(build_compiled),
+    "haste": Provider(
+        build_haste,
+        others.HASTE.lacks,
+        needs="haste_pytorch",
+        install="build it from github.com/lmnt-com/haste",
+        cuda_only=True,
+    ),
+    "flashrnn": Provider(
+        build_flashrnn, others.flashrnn_lacks, needs="flashrnn", install="pip install flashrnn", cuda_only=True
+    ),
+    "flashrnn-triton": Provider(
+        build_flashrnn_triton,
+        others.flashrnn_triton_lacks,
+        needs="flashrnn",
+        install="pip install flashrnn",
+        cuda_only=True,
+    ),
+    "torchrl": Provider(
+        build_torchrl, others.TORCHRL.lacks, needs="torchrl", install="pip install torchrl", cuda_only=True
+    ),
     "reference": Provider(build_reference),
 }
 _PEERS = ("torch.nn", "torch.nn-packed", "torch.nn-loop")
+
+
+def installed() -> list[str]:
+    """Everyone there is to measure; the reference is there to check them."""
+    return [name for name, provider in PROVIDERS.items() if name != "reference" and provider.missing() is None]
 
 
 def peer_of(case: Case) -> str:
@@ -173,6 +247,9 @@ def is_fastrnns(module: nn.Module) -> bool:
 
 def what_runs(case: Case, module: nn.Module, x: Tensor, options: dict[str, Any]) -> tuple[str, str]:
     """Backend and tier of `module(x, **options)`, to be asked under the grad mode it runs in."""
+    if hasattr(module, "runs"):
+        backend, tier = cast(Any, module).runs
+        return str(backend), str(tier)
     if isinstance(module, peers.Loop):
         return "loop", _LOOP
     if is_fastrnns(module):

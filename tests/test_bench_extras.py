@@ -40,7 +40,8 @@ def test_every_provider_that_can_agrees_in_float64(mode: str, changes: dict[str,
     case = replace(BASE, mode=mode, dtype="float64", **changes)
     truth = measure.make_truth(case, CPU)
     assert ("cells" in truth.expected) == case.return_cells
-    able = [name for name, provider in providers.PROVIDERS.items() if provider.lacks(case) is None]
+    able = [name for name, provider in providers.PROVIDERS.items() if provider.unable(case, CPU) is None]
+    able.remove("torch.compile")  # torch.nn-loop, once more; test_bench_others.py compiles it
     assert {"fastrnn", "torch.nn-loop", "reference", providers.peer_of(case)} <= set(able)
     for name in able:
         outcome = measure.check(case, providers.PROVIDERS[name].build, truth, CPU)
