@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
+
+import fastrnn
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
@@ -132,26 +135,59 @@ def test_char_lm_compiles(text: Path) -> None:
     assert "step 4/4" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [[], ["--train"]], ids=["inference", "training"])
-def test_convert_model(arguments: list[str]) -> None:
-    small = ["--frames", "12", "--bins", "33", "--hidden", "16", "--repeats", "1"]
-    program = [sys.executable, str(ROOT / "examples" / "convert_model.py"), *small, *arguments]
-    done = subprocess.run(program, env=_environment(), capture_output=True, text=True)
+def _skip_without(module: str) -> None:
+    try:
+        pytest.importorskip(module)
+    except OSError as error:  # a torchaudio built for another torch
+        pytest.skip(str(error))
+
+
+MODULES = {"stanza": "stanza.models.tokenizer", "openunmix": "openunmix.model"}
+SMALL = ["--batch", "3", "--length", "12", "--hidden", "16", "--repeats", "1"]
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize(("model", "layers"), [("stanza", ["rnn", "rnn2"]), ("openunmix", ["lstm"])], ids=MODULES)
+def test_convert_model(model: str, layers: list[str], train: bool) -> None:
+    _skip_without(MODULES[model])
+    program = [sys.executable, str(ROOT / "examples" / "convert_model.py"), "--model", model, *SMALL]
+    environment = {**_environment(), "CUDA_VISIBLE_DEVICES": ""}  # what is expected below is a CPU's
+    done = subprocess.run(
+        [*program, "--train"] if train else program, env=environment, capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 0, done.stderr
-    if "Skipped: openunmix" in done.stdout:
-        pytest.skip(done.stdout.strip())
-    assert "converted: 'lstm'" in done.stdout
-    assert "runs: " in done.stdout
+    assert f"converted: {', '.join(map(repr, layers))}\n" in done.stdout
+    assert done.stdout.count("runs: ") == len(layers)
+    quadratic = model == "stanza" and train  # the one that is packed, and torch.nn's only with gradients
+    assert done.stdout.count("quadratic in the length") == (len(layers) if quadratic else 0)
+    assert done.stdout.count("expect the same times") == (0 if quadratic else len(layers))
 
 
-def test_convert_model_says_when_the_package_is_missing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "openunmix", None)
-    with pytest.raises(SystemExit) as end:
-        _load("convert_model").main(["--frames", "4"])
-    assert end.value.code == 0
-    assert "pip install openunmix" in capsys.readouterr().out
+def test_convert_model_has_stanzas_own_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    _skip_without(MODULES["stanza"])
+    _load("convert_model").main(["--repeats", "1"])
+    assert re.search(r"batch 32, rows of \d+ to 100 characters", capsys.readouterr().out)
+
+
+def test_convert_model_fails_where_results_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    _skip_without(MODULES["stanza"])
+    convert_model = _load("convert_model")
+
+    def convert_wrongly(model: torch.nn.Module) -> fastrnn.Conversion:
+        with torch.no_grad():
+            model.get_submodule("rnn2").get_parameter("bias_hh_l0").add_(0.1)
+        return fastrnn.convert(model)
+
+    monkeypatch.setattr(convert_model, "fastrnn", SimpleNamespace(convert=convert_wrongly, explain=fastrnn.explain))
+    with pytest.raises(SystemExit, match="The results differ by"):
+        convert_model.main(SMALL)
+
+
+@pytest.mark.parametrize("model", MODULES)
+def test_convert_model_says_which_package_is_missing(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, MODULES[model], None)
+    with pytest.raises(SystemExit, match=rf"^{model} cannot be imported .*: pip install {model}$"):
+        _load("convert_model").main(["--model", model])
 
 
 def test_recurrent_ppo_runs(capsys: pytest.CaptureFixture[str]) -> None:
