@@ -15,7 +15,7 @@ from fastrnn import functional
 from fastrnn.cells import BY_MODE, Cell
 from fastrnn.dispatch import Problem, check_name
 from fastrnn.functional import Weights
-from fastrnn.modules import torch_twin
+from fastrnn.modules import _leaf, torch_twin
 
 
 class _Cell(nn.RNNCellBase):
@@ -30,6 +30,8 @@ class _Cell(nn.RNNCellBase):
 
     def __prepare_scriptable__(self) -> nn.Module:
         """As for the layers."""
+        if type(self).forward not in (LSTMCell.forward, _SingleStateCell.forward):
+            return self
         return torch_twin(self, getattr(nn, self._name))
 
     def _cell(self) -> Cell:
@@ -105,6 +107,8 @@ class LSTMCell(_Cell):
         super().__init__(input_size, hidden_size, bias, backend, device, dtype)
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        if isinstance(input, torch.fx.Proxy):
+            return _leaf(self, input, hx)
         if hx is not None:
             self._check_rank(input)
             for i, value in enumerate(hx):
@@ -118,6 +122,8 @@ class _SingleStateCell(_Cell):
     """A cell whose only state is h."""
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        if isinstance(input, torch.fx.Proxy):
+            return _leaf(self, input, hx)
         self._check_rank(input)
         if hx is not None and hx.dim() not in (1, 2):
             raise ValueError(f"{self._name}: Expected hidden to be 1D or 2D, got {hx.dim()}D instead")

@@ -30,6 +30,11 @@ def debug(enabled: bool = True) -> Iterator[None]:
         _DEBUG.reset(token)
 
 
+def jit_tracing() -> bool:
+    """Whether torch.jit.trace is recording; torch.compile cannot look, and does not have to."""
+    return not torch.compiler.is_compiling() and torch._C._is_tracing()
+
+
 def checked_lengths(lengths: Tensor, time: int, batch: int | None, device: torch.device) -> Tensor:
     """`lengths` as the scan takes them: `(B,)` int32 in [0, T], on `device`.
 
@@ -50,8 +55,15 @@ def checked_lengths(lengths: Tensor, time: int, batch: int | None, device: torch
     expected = () if batch is None else (batch,)
     if tuple(lengths.shape) != expected:
         raise ValueError(f"lengths should have shape {expected}, one per row of the batch, got {tuple(lengths.shape)}")
-    tracing = torch.compiler.is_compiling()
-    if not tracing and (lengths.device.type == "cpu" or _DEBUG.get()):
+    # T may be more than a narrow dtype holds, and unsigned ones lack operators.
+    lengths = lengths.long()
+    # Neither tracers nor torch.func.vmap know values.
+    tracing = torch.compiler.is_compiling() or jit_tracing()
+    if (
+        not tracing
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and (lengths.device.type == "cpu" or _DEBUG.get())
+    ):
         low, high = (int(v) for v in lengths.aminmax()) if lengths.numel() else (0, 0)
         if low < 0 or high > time:
             raise ValueError(

@@ -10,6 +10,7 @@ all steps is one matrix product afterwards. Only h0, which need not be W_hr time
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from torch.autograd import forward_ad
 from fastrnn import ops
 from fastrnn.backends import aten, reference
 from fastrnn.cells import CELLS, Cell
+from fastrnn.checks import jit_tracing
 from fastrnn.dispatch import Problem, select
 from fastrnn.packing import Padding, by_torchs_packed_layer, lengths_of, padding_of
 
@@ -162,9 +164,10 @@ def _add_first(x: Tensor, terms: Tensor, extras: Extras) -> Tensor:
     """Add the `(D, B, GATES, H)` terms to the step at which each direction's rows start from their initial state."""
     T, B = x.shape[:2]
     lengths, resets, _ = extras
-    starts = torch.zeros(len(terms), B, dtype=torch.long, device=x.device)
+    starts = torch.zeros(1, B, dtype=torch.long, device=x.device)
     if len(terms) == 2:
-        starts[1] = T - 1 if lengths is None else (lengths.long() - 1).clamp(min=0)
+        ends = torch.full_like(starts, T - 1) if lengths is None else (lengths.long() - 1).clamp(min=0).unsqueeze(0)
+        starts = torch.cat((starts, ends))
     if resets is not None:
         # The forward direction's first step may itself be a reset; the reverse direction's cannot.
         terms = torch.cat((terms[:1].masked_fill(resets[0].view(1, B, 1, 1), 0), terms[1:]))
@@ -178,6 +181,8 @@ def _autocast_dtype(input: Tensor) -> torch.dtype | None:
     if not torch._C._is_any_autocast_enabled():
         return None
     kind = input.device.type
+    if not torch.amp.is_autocast_available(kind):  # "meta"
+        return None
     if torch.is_autocast_enabled(kind) and input.is_floating_point() and input.dtype != torch.float64:
         return torch.get_autocast_dtype(kind)
     return None
@@ -186,6 +191,15 @@ def _autocast_dtype(input: Tensor) -> torch.dtype | None:
 def _transformed() -> bool:
     """Whether a torch.func transform or forward-mode differentiation is under way."""
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def _plain(size: int) -> int:
+    """A size as a number: under torch.jit.trace sizes are tensors, by which nothing can be chosen."""
+    if not jit_tracing():
+        return size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that parameters' sizes become constants
+        return int(size)
 
 
 def problem_of(
@@ -207,7 +221,7 @@ def problem_of(
         device=input.device,
         time=0,
         batch=0,
-        hidden=flat_weights[0].shape[0] // cell.gates,
+        hidden=_plain(flat_weights[0].shape[0]) // cell.gates,
         directions=directions,
         layers=num_layers,
         projection=_projection(flat_weights, has_bias, num_layers * directions),
@@ -222,7 +236,7 @@ def problem_of(
 
 def _projection(flat_weights: Sequence[Tensor], has_bias: bool, layers_and_directions: int) -> int:
     """`proj_size`, from how many weights there are."""
-    return flat_weights[-1].shape[0] if len(flat_weights) == layers_and_directions * (3 + 2 * has_bias) else 0
+    return _plain(flat_weights[-1].shape[0]) if len(flat_weights) == layers_and_directions * (3 + 2 * has_bias) else 0
 
 
 @functools.lru_cache(maxsize=4096)
@@ -306,7 +320,7 @@ def run(
     """
     D = 2 if bidirectional else 1
     projection = _projection(flat_weights, has_bias, num_layers * D)
-    hidden = flat_weights[0].shape[0] // cell.gates
+    hidden = _plain(flat_weights[0].shape[0]) // cell.gates
     dtype = _autocast_dtype(input)
     lengths, resets, keep_cells = extras
     chosen, torchs = _backend(
@@ -327,7 +341,8 @@ def run(
         whole = chosen == aten.NAME and batch_sizes is not None and cell.mode in aten.MODES and not keep_cells
         traced = whole or (torchs and lengths is None)
     options = (flat_weights, has_bias, num_layers, dropout, training, bidirectional)
-    if torchs and not traced:
+    # by_torchs_packed_layer looks at lengths, which a trace would make constants of.
+    if torchs and not traced and not (lengths is not None and jit_tracing()):
         if lengths is not None:
             return *by_torchs_packed_layer(cell, input, hx, options, lengths), None
         return *aten.layers(cell, input, batch_sizes, hx, *options), None
@@ -337,26 +352,27 @@ def run(
 
     # On a CPU the lengths can be looked at, and products be taken over the steps that there are. A GPU multiplies all
     # of them in the time in which it would pick some out.
-    packed = chosen == aten.NAME and input.device.type == "cpu" and not torch.compiler.is_compiling()
+    on_host = chosen == aten.NAME and input.device.type == "cpu"
+    packed = on_host and not torch.compiler.is_compiling() and not jit_tracing()
     padding = order = unsorted = None
     if batch_sizes is not None and not traced:
         padding = padding_of(batch_sizes.numel(), lengths_of(batch_sizes), input.device)
         lengths = padding.lengths
         input = input if packed else padding.pad(input)
-    elif lengths is not None and chosen == aten.NAME and input.device.type == "cpu":
+    elif lengths is not None and on_host:
         # Longest first, as in a PackedSequence: rows that have ended then cost nothing.
         lengths, order = lengths.sort(descending=True)
         hx = tuple(h.index_select(1, order) for h in hx)
         resets = None if resets is None else resets.index_select(1, order)
         if packed:
-            padding = padding_of(len(input), lengths, input.device)
+            padding = padding_of(input.shape[0], lengths, input.device)
             unsorted = padding.reordered(order)
             input = unsorted.pack(input)
         else:
             input = input.index_select(1, order)
     if lengths is not None and padding is None:
         # What lies past a row's length may be anything: a NaN there must not reach the gradient of the weights.
-        past = (torch.arange(len(input), device=input.device).unsqueeze(1) >= lengths).unsqueeze(-1)
+        past = (torch.arange(input.shape[0], device=input.device).unsqueeze(1) >= lengths).unsqueeze(-1)
         input = torch.where(past, 0, input)
     cells = None
     finals: list[tuple[Tensor, ...]] = []
@@ -386,11 +402,15 @@ def run(
     return input, states, cells
 
 
-def _check_step(input: Tensor, hx: tuple[Tensor, ...], weights: Weights) -> None:
+def _check_step(cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights) -> None:
     """What torch's own cells refuse below Python, in their words."""
     if input.shape[1] != weights.ih.shape[1]:
         raise RuntimeError(f"input has inconsistent input_size: got {input.shape[1]} expected {weights.ih.shape[1]}")
+    if len(hx) != cell.states:
+        raise RuntimeError(f"{cell.mode.lower()}_cell expects two hidden states")
     for i, h in enumerate(hx):
+        if h.dim() != 2:
+            raise RuntimeError(f"hidden{i} should be 2-D like the input, got {h.dim()}-D")
         if h.shape[1] != weights.hh.shape[1]:
             raise RuntimeError(
                 f"hidden{i} has inconsistent hidden_size: got {h.shape[1]}, expected {weights.hh.shape[1]}"
@@ -411,7 +431,7 @@ def one_step(
 ) -> tuple[Tensor, ...]:
     """One time step of one layer: `(B, I)` and states `(B, H)` to new states `(B, H)`."""
     dtype = _autocast_dtype(input)
-    chosen, torchs = _backend(backend, cell, input, dtype, weights.hh.shape[1])
+    chosen, torchs = _backend(backend, cell, input, dtype, _plain(weights.hh.shape[1]))
     if dtype is not None:
         hx = tuple(h.to(dtype) for h in hx)
         weights = Weights(*(None if w is None else w.to(dtype) for w in weights))  # type: ignore[arg-type]  # ih and hh are there
@@ -419,7 +439,7 @@ def one_step(
             return one_step(cell, input.to(dtype), hx, weights, chosen)
     if torchs:
         return aten.one_step(cell, input, hx, weights)
-    _check_step(input, hx, weights)
+    _check_step(cell, input, hx, weights)
     flat = [w for w in weights if w is not None]
     states = tuple(h.unsqueeze(0) for h in hx)
     has_bias = weights.bias_ih is not None

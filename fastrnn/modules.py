@@ -29,6 +29,13 @@ def torch_twin(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
     return twin
 
 
+def _leaf(module: nn.Module, *args: Any, **options: Any) -> Any:
+    """The call as one node of a graph: torch.fx.symbolic_trace takes only torch.nn's own modules for leaves."""
+    tracer = args[0].tracer
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), args, given)
+
+
 class _Layers(nn.RNNBase):
     """What the three layers share. Subclasses differ in their constructor and in the shape of `hx`."""
 
@@ -42,6 +49,8 @@ class _Layers(nn.RNNBase):
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What torch.jit.script compiles, and puts into the model: torch.nn's layer over the same parameters."""
+        if type(self).forward not in (LSTM.forward, _Layers.forward):
+            return self  # a subclass with a forward of its own
         return torch_twin(self, {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(self.mode, nn.RNN))
 
     def _weights(self) -> list[Tensor]:
@@ -134,6 +143,8 @@ class _Layers(nn.RNNBase):
         resets: Tensor | None = None,
     ) -> tuple[Any, Any]:
         """Run the layers over a sequence; arguments and results as in the class's documentation."""
+        if isinstance(input, torch.fx.Proxy):
+            return _leaf(self, input, hx, lengths=lengths, resets=resets)
         output, final, _ = self._forward(input, hx, lengths, resets, False)
         return output, final
 
@@ -269,10 +280,14 @@ class LSTM(_Layers):
         return_cells: bool = False,
     ) -> tuple[Any, ...]:
         """Run the layers over a sequence; arguments and results as in the class's documentation."""
+        if isinstance(input, torch.fx.Proxy):
+            return _leaf(self, input, hx, lengths=lengths, resets=resets, return_cells=return_cells)
         results = self._forward(input, hx, lengths, resets, return_cells)
         return results if return_cells else results[:2]
 
     def _states(self, hx: Any) -> tuple[Tensor, ...]:
+        if len(hx) != 2:
+            raise RuntimeError("lstm expects two hidden states")
         return hx[0], hx[1]
 
     def _initial(self, input: Tensor, batch: int) -> tuple[Tensor, Tensor]:

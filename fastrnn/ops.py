@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fastrnn.backends import aten, aten_scan, fused, reference
 from fastrnn.cells import CELLS, Cell
+from fastrnn.checks import jit_tracing
 
 _LIBRARY = torch.library.Library("fastrnn", "DEF")
 _LIBRARY.define(
@@ -158,7 +159,7 @@ def _weight_gradient(
     rows = None
     if lengths is not None and dr.device.type == "cpu" and type(dr) is Tensor is type(lengths):
         # On a CPU, where the lengths can be looked at (a tracer's tensors have none), over the steps that there are.
-        rows = (torch.arange(T).unsqueeze(1) < lengths).flatten().nonzero().squeeze(1)
+        rows = (torch.arange(T, device=dr.device).unsqueeze(1) < lengths).flatten().nonzero().squeeze(1)
 
     def picked(steps: Tensor) -> Tensor:
         """`(T, B, ...)` as one row for each step."""
@@ -290,7 +291,8 @@ def scan(
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     # In inference the operator's own bookkeeping, a third of a short call's time, would be for nobody: no tracer, no
     # mode that watches operators (fake tensors, say), no gradient.
-    watched = save or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    tracing = torch.compiler.is_compiling() or jit_tracing()
+    watched = save or tracing or torch._C._len_torch_dispatch_stack() > 0
     call = torch.ops.fastrnn.scan if watched else _scan
     output, final, cells, _ = call(x, weight, bias, state, lengths, resets, cell, backend, save, keep_cells)
     return output, final, cells

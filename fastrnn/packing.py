@@ -33,7 +33,7 @@ class Padding(NamedTuple):
     def pad(self, data: Tensor) -> Tensor:
         """`(rows of data, N)` to `(T, B, N)`, zero where there are no rows."""
         padded = data.new_zeros(self.time * self.batch, data.shape[1])
-        return padded.index_copy(0, self.positions, data).view(self.time, self.batch, -1)
+        return padded.index_copy(0, self.positions, data).view(self.time, self.batch, data.shape[1])
 
     def pack(self, padded: Tensor) -> Tensor:
         """`(T, B, N)` to `(rows of data, N)`."""
@@ -42,7 +42,7 @@ class Padding(NamedTuple):
 
 def padding_of(time: int, lengths: Tensor, device: torch.device) -> Padding:
     """For rows of these lengths, longest first, on the CPU: nothing waits for the device."""
-    present = torch.arange(time).unsqueeze(1) < lengths
+    present = torch.arange(time, device=lengths.device).unsqueeze(1) < lengths
     index = present.flatten().nonzero().squeeze(1)
     return Padding(
         time,
@@ -54,7 +54,8 @@ def padding_of(time: int, lengths: Tensor, device: torch.device) -> Padding:
 
 def lengths_of(batch_sizes: Tensor) -> Tensor:
     """`(B,)`: of the rows of a PackedSequence, longest first."""
-    return (torch.arange(int(batch_sizes[0])).unsqueeze(0) < batch_sizes.unsqueeze(1)).sum(0)
+    rows = torch.arange(int(batch_sizes[0]), device=batch_sizes.device)
+    return (rows.unsqueeze(0) < batch_sizes.unsqueeze(1)).sum(0)
 
 
 def by_torchs_packed_layer(
@@ -63,13 +64,14 @@ def by_torchs_packed_layer(
     """`run` on a CPU, without gradients, for rows of unequal length; torch's layer takes none of length 0."""
     T, B, _ = input.shape
     lengths, order = lengths.sort(descending=True)
-    present = torch.arange(T).unsqueeze(1) < lengths
+    times = torch.arange(T, device=input.device).unsqueeze(1)
+    present = times < lengths
     sizes = present.sum(1)
     if not sizes[0]:
         width = hx[0].shape[2] * (2 if options[-1] else 1)
         return input.new_zeros(T, B, width), tuple(h.clone() for h in hx)
     rows = order[: int(sizes[0])]
-    positions = (torch.arange(T).unsqueeze(1) * B + order)[present]
+    positions = (times * B + order)[present]
     data = input.flatten(0, 1).index_select(0, positions)
     states = tuple(h.index_select(1, rows) for h in hx)
     found, final = aten.layers(cell, data, sizes[sizes > 0], states, *options)

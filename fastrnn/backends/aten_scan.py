@@ -52,8 +52,8 @@ def _steps(x: Tensor, lengths: Tensor | None, resets: Tensor | None, direction: 
     active_at, starts_at = list(active.unsqueeze(-1)), list(starts.unsqueeze(-1))
     rows, all_active, some_start = [B] * T, [False] * T, [True] * T
     if on_host:
-        rows = (active * torch.arange(1, B + 1)).amax(1).tolist()
-        all_active = (active.sum(1) == torch.tensor(rows)).tolist()
+        rows = (active * torch.arange(1, B + 1, device=x.device)).amax(1).tolist() if B else [0] * T
+        all_active = (active.sum(1) == torch.tensor(rows, device=x.device)).tolist()
         some_start = starts.any(1).tolist()
     steps = []
     for t in times:

@@ -86,7 +86,12 @@ def declined() -> str | None:
 @functools.lru_cache(maxsize=4096)
 def choose(shape: ScanShape, device: Device, schedule: str) -> LaunchConfig | None:
     """`configs.choose`, remembered: a call's overhead is counted in microseconds."""
-    return configs.choose(shape, device, schedule)
+    chosen = configs.choose(shape, device, schedule)
+    if chosen is None or chosen.exchange == "none" or not interpreting():
+        return chosen
+    # The interpreter runs programs one after another, and whether the best launch waits depends on the batch, which the
+    # choice of a backend leaves open: of the launches that fit, it takes the one without an exchange.
+    return next((c for c in configs.candidates(shape, device, schedule) if c.exchange == "none"), chosen)
 
 
 def tf32_allowed() -> bool:
@@ -149,6 +154,10 @@ def scan(
     """`kernels.launch.scan_fwd` under the launch chosen for these sizes."""
     from fastrnn.kernels.launch import scan_fwd
 
+    _, B, D, G, H = x.shape
+    if state.shape != (cell.states, D, B, H) or weight.shape != (D, G, H, H):
+        # The kernels address memory by the sizes of x alone.
+        raise RuntimeError(f"state {tuple(state.shape)} and weight {tuple(weight.shape)} do not fit x {tuple(x.shape)}")
     return scan_fwd(
         x.contiguous(),
         weight.contiguous(),
