@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import importlib.util
 import math
 import os
@@ -143,6 +144,9 @@ def placed(ddp: bool) -> Iterator[Place]:
     try:
         yield Place(device, dist.get_rank(), dist.get_world_size())
     finally:
+        # DistributedDataParallel lies in a reference cycle. Where it outlives the group, the process may end in an
+        # abort: a thread that nobody joins.
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -119,6 +123,18 @@ def launch(
     tier, block_b, block_h, block_k, group, split = LAUNCHES[name]
     num_k = -(-hidden // (block_k * group)) * group
     return LaunchConfig(schedule, tier, exchange, block_b, block_h, block_k, num_k, group, split, 4, batch_tiles)
+
+
+def load_example(name: str) -> ModuleType:
+    """`examples/NAME.py`, by its path: the folder is no package."""
+    path = Path(__file__).resolve().parent.parent / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"fastrnn_example_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def compiling_environment() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import shutil
@@ -10,11 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from benching import make_brief
-from support import compiling_environment
+from support import compiling_environment, load_example
 
 from fastrnn.bench import cases, cli, measure
 
@@ -36,21 +34,10 @@ def commands(page: Path) -> Iterator[str]:
 COMMANDS = [(page.relative_to(ROOT).as_posix(), command) for page in PAGES for command in commands(page)]
 
 
-def _example(path: str) -> ModuleType:
-    """By its path: the folder is no package."""
-    spec = importlib.util.spec_from_file_location("fastrnn_example_" + Path(path).stem, ROOT / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 def _takes_options(path: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """An example's help names every option it is called with."""
     with pytest.raises(SystemExit):
-        _example(path).main(["--help"])
+        load_example(Path(path).stem).main(["--help"])
     text = capsys.readouterr().out
     for option in (word for word in arguments if word.startswith("--")):
         assert option in text, option

@@ -11,27 +11,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from support import load_example
 from torch import Tensor
 
 import fastrnn
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
-
-
-def _load(name: str) -> ModuleType:
-    """By its path: the folder is no package."""
-    spec = importlib.util.spec_from_file_location(f"fastrnn_example_{name}", ROOT / "examples" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(autouse=True)
@@ -60,14 +50,14 @@ def _small(text: Path, *more: str) -> list[str]:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        _load(name).main(["--help"])
+        load_example(name).main(["--help"])
     assert end.value.code == 0
     assert "usage:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_char_lm_trains_as_with_torch(cell: str, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    char_lm = _load("char_lm")
+    char_lm = load_example("char_lm")
     ours = char_lm.main(_small(text, "--cell", cell, "--steps", "30", "--lr", "0.03"))
     assert ours[-1] < 0.8 * ours[0]
     theirs = char_lm.main(_small(text, "--cell", cell, "--steps", "30", "--lr", "0.03", "--torch"))
@@ -76,7 +66,7 @@ def test_char_lm_trains_as_with_torch(cell: str, text: Path, capsys: pytest.Capt
 
 
 def test_char_lm_resumes_where_it_stopped(text: Path, tmp_path: Path) -> None:
-    char_lm, out = _load("char_lm"), str(tmp_path / "out")
+    char_lm, out = load_example("char_lm"), str(tmp_path / "out")
     whole = char_lm.main(_small(text))
     half = char_lm.main(_small(text, "--steps", "2", "--out", out))
     assert half == whole[:2]
@@ -89,7 +79,7 @@ def test_char_lm_resumes_where_it_stopped(text: Path, tmp_path: Path) -> None:
 def test_char_lm_does_without_matplotlib(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    char_lm = _load("char_lm")
+    char_lm = load_example("char_lm")
     monkeypatch.setattr(char_lm.importlib.util, "find_spec", lambda name: None)
     char_lm.main(_small(text, "--out", str(tmp_path / "out")))
     assert "matplotlib is not installed" in capsys.readouterr().out
@@ -100,14 +90,14 @@ def test_char_lm_refuses_to_resume_from_nothing(
     arguments: list[str], text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        _load("char_lm").main(_small(text, *arguments))
+        load_example("char_lm").main(_small(text, *arguments))
     assert "checkpoint" in capsys.readouterr().err
 
 
 def test_char_lm_wants_torchrun_for_ddp(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(SystemExit, match="torchrun"):
-        _load("char_lm").main(_small(text, "--ddp"))
+        load_example("char_lm").main(_small(text, "--ddp"))
 
 
 def test_char_lm_over_two_processes_learns_the_same(text: Path, tmp_path: Path) -> None:
@@ -124,7 +114,7 @@ def test_char_lm_over_two_processes_learns_the_same(text: Path, tmp_path: Path) 
     assert "2 processes" in done.stdout
     assert done.stdout.count("held out: ") == 1
     kept = torch.load(out / "checkpoint.pt", weights_only=True)
-    assert kept["losses"] == pytest.approx(_load("char_lm").main(_small(text)), rel=1e-4)
+    assert kept["losses"] == pytest.approx(load_example("char_lm").main(_small(text)), rel=1e-4)
 
 
 @pytest.mark.slow
@@ -165,13 +155,13 @@ def test_convert_model(model: str, layers: list[str], train: bool) -> None:
 
 def test_convert_model_has_stanzas_own_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     _skip_without(MODULES["stanza"])
-    _load("convert_model").main(["--repeats", "1"])
+    load_example("convert_model").main(["--repeats", "1"])
     assert re.search(r"batch 32, rows of \d+ to 100 characters", capsys.readouterr().out)
 
 
 def test_convert_model_fails_where_results_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     _skip_without(MODULES["stanza"])
-    convert_model = _load("convert_model")
+    convert_model = load_example("convert_model")
 
     def convert_wrongly(model: torch.nn.Module) -> fastrnn.Conversion:
         with torch.no_grad():
@@ -187,11 +177,11 @@ def test_convert_model_fails_where_results_differ(monkeypatch: pytest.MonkeyPatc
 def test_convert_model_says_which_package_is_missing(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, MODULES[model], None)
     with pytest.raises(SystemExit, match=rf"^{model} cannot be imported .*: pip install {model}$"):
-        _load("convert_model").main(["--model", model])
+        load_example("convert_model").main(["--model", model])
 
 
 def test_recurrent_ppo_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    returns = _load("recurrent_ppo").main(
+    returns = load_example("recurrent_ppo").main(
         ["--updates", "2", "--steps", "16", "--rows", "8", "--hidden", "8", "--longest", "4"]
     )
     assert len(returns) == 2
@@ -201,14 +191,14 @@ def test_recurrent_ppo_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_recurrent_ppo_learns() -> None:
-    returns = _load("recurrent_ppo").main([])
+    returns = load_example("recurrent_ppo").main([])
     assert returns[0] < 0
     assert max(returns[-5:]) > 0.9
 
 
 def test_recurrent_ppo_in_one_call_is_episode_by_episode() -> None:
     """Logits, values and gradients of a rollout in one call, and of each of its episodes apart."""
-    ppo = _load("recurrent_ppo")
+    ppo = load_example("recurrent_ppo")
     policy = ppo.Policy(5, 4, 8).double()
     begins, hx = torch.zeros(6, dtype=torch.bool), torch.randn(1, 6, 8).double()
     world = ppo.Recall(6, 4, 5, 0, torch.device("cpu"))
