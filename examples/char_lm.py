@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
+import functools
 import importlib.util
 import math
 import os
@@ -111,6 +111,12 @@ class Place:
     rank: int = 0
     world: int = 1
 
+    @functools.cached_property
+    def total(self) -> Tensor:
+        """What `mean` adds up in, kept as long as the process needs its place: a thread of torch.distributed may drop a
+        tensor just when Python ends, and the last one to drop it needs Python."""
+        return torch.zeros((), device=self.device)
+
     @property
     def leads(self) -> bool:
         """Whether this process prints and writes files."""
@@ -122,10 +128,10 @@ class Place:
 
     def mean(self, value: Tensor) -> float:
         """The mean over all processes."""
-        value = value.detach().clone()
+        self.total.copy_(value.detach())
         if self.world > 1:
-            dist.all_reduce(value)
-        return value.item() / self.world
+            dist.all_reduce(self.total)
+        return self.total.item() / self.world
 
 
 @contextlib.contextmanager
@@ -144,9 +150,6 @@ def placed(ddp: bool) -> Iterator[Place]:
     try:
         yield Place(device, dist.get_rank(), dist.get_world_size())
     finally:
-        # DistributedDataParallel lies in a reference cycle. Where it outlives the group, the process may end in an
-        # abort: a thread that nobody joins.
-        gc.collect()
         dist.destroy_process_group()
 
 

@@ -161,22 +161,25 @@ def _weight_gradient(
         # On a CPU, where the lengths can be looked at (a tracer's tensors have none), over the steps that there are.
         rows = (torch.arange(T, device=dr.device).unsqueeze(1) < lengths).flatten().nonzero().squeeze(1)
 
-    def picked(steps: Tensor) -> Tensor:
-        """`(T, B, ...)` as one row for each step."""
-        return steps.flatten(0, 1) if rows is None else steps.flatten(0, 1).index_select(0, rows)
+    def picked(steps: Tensor, width: int) -> Tensor:
+        """`(T, B, ...)` as a matrix with one row for each step. Not flatten, for which vmap, taking batched gradients,
+        has no rule."""
+        matrix = steps.reshape(T * B, width)
+        return matrix if rows is None else matrix.index_select(0, rows)
 
     grads = []
     for d in range(D):
         if rows is not None or cell.inner or resets is not None or (d == 1 and lengths is not None):
-            g, previous = picked(dr[:, :, d]).flatten(1), picked(_previous(output, h0, lengths, resets, d))
-            # narrow: a slice of all is an alias, for which vmap, taking batched gradients, has no rule.
+            g = picked(dr[:, :, d], gates * H)
+            previous = picked(_previous(output, h0, lengths, resets, d), H)
+            # Nor a slice, which may be of all and then is an alias.
             total = g.narrow(1, 0, outer).t() @ previous
             if cell.inner:
-                operand = picked(saved[:, :, d, 0]) * previous
+                operand = picked(saved[:, :, d, 0], H) * previous
                 if lengths is not None and rows is None:
                     # Nothing was saved past a row's length: dr is zero there, and so must be what it meets.
                     active = torch.arange(T, device=dr.device).unsqueeze(1) < lengths
-                    operand = torch.where(active.flatten().unsqueeze(-1), operand, 0)
+                    operand = torch.where(active.reshape(T * B, 1), operand, 0)
                 total = torch.cat((total, g.narrow(1, outer, gates * H - outer).t() @ operand))
         else:
             # Without a shifted copy of the output: one product over all steps but the first, one for that.
