@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import importlib.util
 import math
 import os
@@ -111,12 +110,6 @@ class Place:
     rank: int = 0
     world: int = 1
 
-    @functools.cached_property
-    def total(self) -> Tensor:
-        """What `mean` adds up in, kept as long as the process needs its place: a thread of torch.distributed may drop a
-        tensor just when Python ends, and the last one to drop it needs Python."""
-        return torch.zeros((), device=self.device)
-
     @property
     def leads(self) -> bool:
         """Whether this process prints and writes files."""
@@ -128,10 +121,10 @@ class Place:
 
     def mean(self, value: Tensor) -> float:
         """The mean over all processes."""
-        self.total.copy_(value.detach())
+        value = value.detach().clone()
         if self.world > 1:
-            dist.all_reduce(self.total)
-        return self.total.item() / self.world
+            dist.all_reduce(value)
+        return value.item() / self.world
 
 
 @contextlib.contextmanager
@@ -149,6 +142,10 @@ def placed(ddp: bool) -> Iterator[Place]:
     dist.init_process_group("nccl" if cuda else "gloo")
     try:
         yield Place(device, dist.get_rank(), dist.get_world_size())
+        # gloo's threads drop the tensors that they reduced when they come to it, and need Python for that: one that
+        # does so after the end of Python aborts the process. Here they get to run first.
+        dist.barrier()
+        time.sleep(0.2)
     finally:
         dist.destroy_process_group()
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fastrnn.bench import files, record, report
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -37,3 +39,16 @@ def test_no_speed_is_claimed_without_a_committed_measurement() -> None:
     if not any('"device": "cuda"' in rows for rows in results):
         assert "not yet measured on a GPU" in README
         assert not re.search(r"\d\s*(x|times|\u00d7) (faster|slower)", README)
+
+
+def test_what_stands_between_the_markers_is_generated(tmp_path: Path) -> None:
+    """By `python -m bench report --readme README.md`, from what is committed."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a git checkout")
+    copy = tmp_path / "README.md"
+    copy.write_text(README)
+    rows = [row for file in files.committed() for row in record.read(file)]
+    if report.on_gpus(rows):
+        pytest.importorskip("matplotlib")
+    report.fill(copy, rows)
+    assert copy.read_text() == README
