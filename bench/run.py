@@ -217,7 +217,7 @@ def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:
         "ratio: the peer's time over the provider's, above 1 is faster than the peer."
     )
     if plan.json is not None:
-        emit(f"Kept in {plan.json}, which `report` and `plot` read.")
+        emit(f"Kept in {plan.json}, for `report` and `plot`.")
     if env.device == "cuda":
         emit("limit: the cost model's microseconds per step for the scans alone, under published rates of the GPU.")
     return rows

@@ -26,7 +26,7 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_run_report_and_plot_need_no_file_names(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", *TINY]) == 0
     file = Path("fastrnn-bench/cpu-2030-01-02.jsonl")
-    assert f"Kept in {file}, which `report` and `plot` read." in capsys.readouterr().out
+    assert f"Kept in {file}, for `report` and `plot`." in capsys.readouterr().out
     assert len(record.read(file)) == 2
     assert cli.main(["report"]) == 0
     assert "| lstm | train | float32 | 5, 2, 3, 4 |" in capsys.readouterr().out
