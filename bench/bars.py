@@ -129,7 +129,7 @@ def ratios(env: Environment, found: Sequence[Bar]) -> Figure | None:
     axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     _name_rows(axis, [f"{bar.label} (to {bar.peer})" if bar.peer != "torch.nn" else bar.label for bar, *_ in pairs])
-    axis.set_xlabel("ratio to torch.nn's layer, or to what takes its place; grey: no more than the noise of both")
+    axis.set_xlabel("ratio to torch.nn's layer, or to what takes its place\ngrey: the noise of both hides a difference")
     return figure
 
 
