@@ -43,7 +43,7 @@ def machine_name(env: Environment) -> str:
     """What a picture says of the machine; a CPU is never taken for a GPU."""
     if env.device == "cuda":
         return f"GPU: {env.gpu}"
-    return f"CPU, not a GPU: {env.cpu}, {env.threads} thread{'s' * (env.threads > 1)}"
+    return f"CPU, not a GPU: {env.processor()}"
 
 
 def _label(case: Case) -> str:
@@ -82,13 +82,18 @@ def bars(rows: Iterable[Row]) -> dict[Environment, list[Bar]]:
 def _figure(env: Environment, count: int, heading: str) -> tuple[Figure, Any]:
     """One panel with room for so many bars."""
     figure = Figure(figsize=(9, 1.7 + 0.27 * count), layout="constrained")
-    versions = (("fastrnn", env.fastrnn), ("torch", env.torch), ("triton", env.triton), ("cuDNN", env.cudnn))
-    named = ", ".join(f"{name} {version}" for name, version in versions if version)
-    figure.suptitle(f"{heading}\n{machine_name(env)}. {named}")
+    figure.suptitle(f"{heading}\n{machine_name(env)}. {env.versions('fastrnn', 'torch', 'triton', 'cudnn')}")
     axis = figure.subplots()
     axis.grid(axis="y", visible=False)
     axis.set_axisbelow(True)
     return figure, axis
+
+
+def plain_ticks(axis: Any) -> None:
+    """1, 2, 5, 10, ... on a logarithmic x or y axis, as numbers and not as powers of ten."""
+    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+    axis.set_minor_locator(matplotlib.ticker.NullLocator())
 
 
 def _name_rows(axis: Any, labels: Sequence[str]) -> None:
@@ -125,9 +130,7 @@ def ratios(env: Environment, found: Sequence[Bar]) -> Figure | None:
         )
     axis.axvline(1, color="black", linewidth=1)
     axis.set_xlim(min(0.5, 0.6 * min(values)), max(2, 1.5 * max(values)))
-    axis.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-    axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    plain_ticks(axis.xaxis)
     _name_rows(axis, [f"{bar.label} (to {bar.peer})" if bar.peer != "torch.nn" else bar.label for bar, *_ in pairs])
     axis.set_xlabel("ratio to torch.nn's layer, or to what takes its place\ngrey: the noise of both hides a difference")
     return figure

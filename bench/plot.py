@@ -142,19 +142,12 @@ def time_against(setting: Setting, found: Sequence[Point], along: str) -> Figure
         axis.set_yscale("log")
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.minorticks_off()
-        _plain_ticks(axis.yaxis)
+        bars.plain_ticks(axis.yaxis)
         axis.set_xlabel("H (hidden units)" if along == "H" else "B (batch rows)")
     axes[0].set_ylabel("microseconds per time step (band: p20-p80)")
     handles = {h.get_label(): h for axis in axes for h in axis.get_lines()}
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4)
     return figure
-
-
-def _plain_ticks(axis: Any) -> None:
-    """1, 2, 5, 10, ... on a logarithmic x or y axis, as numbers and not as powers of ten."""
-    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-    axis.set_minor_locator(matplotlib.ticker.NullLocator())
 
 
 def ratio_map(setting: Setting, found: Sequence[Point]) -> Figure | None:
@@ -210,8 +203,8 @@ def against_limit(setting: Setting, found: Sequence[Point]) -> Figure | None:
         axis.plot(ends, ends, color="0.5", linewidth=1)
         axis.set_xscale("log")
         axis.set_yscale("log")
-        _plain_ticks(axis.xaxis)
-        _plain_ticks(axis.yaxis)
+        bars.plain_ticks(axis.xaxis)
+        bars.plain_ticks(axis.yaxis)
         axis.set_xlabel("limit for the scans alone, microseconds per step")
     axes[0].set_ylabel("fastrnn, microseconds per step")
     keys = [Line2D([], [], color="0.5", label="the model's limit")]

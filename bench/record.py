@@ -49,6 +49,15 @@ class Environment:
     cudnn: str | None
     python: str
 
+    def processor(self) -> str:
+        """The CPU, and how many of its threads were used."""
+        return f"{self.cpu or 'CPU'}, {self.threads} thread{'s' * (self.threads > 1)}"
+
+    def versions(self, *names: str) -> str:
+        """Of what is there among `names`, attributes of this class."""
+        words = {"cudnn": "cuDNN", "python": "Python"}
+        return ", ".join(f"{words.get(name, name)} {getattr(self, name)}" for name in names if getattr(self, name))
+
 
 @dataclass(frozen=True)
 class Row:

@@ -23,12 +23,7 @@ _OTHERS = "others"  # a column where there are any
 def _machine(env: Environment) -> str:
     if env.device == "cuda":
         return f"{env.gpu}, driver {env.driver}"
-    return f"{env.cpu or 'CPU'}, {env.threads} thread{'s' * (env.threads > 1)}, no GPU"
-
-
-def _versions(env: Environment) -> str:
-    named = (("torch", env.torch), ("triton", env.triton), ("cuDNN", env.cudnn), ("Python", env.python))
-    return ", ".join(f"{name} {version}" for name, version in named if version)
+    return f"{env.processor()}, no GPU"
 
 
 def _time(timing: Timing | None) -> str:
@@ -87,9 +82,9 @@ def _part(rows: Sequence[Row]) -> list[str]:
     headings = [*_HEADINGS, _OTHERS]
     if all(line[-1] == "-" for line in table):
         headings, table = headings[:-1], [line[:-1] for line in table]
-    summary = _summary(groups)
+    summary, versions = _summary(groups), env.versions("torch", "triton", "cudnn", "python")
     return [
-        f"**{_machine(env)}**. {_versions(env)}; {code}, {max(row.time for row in rows)[:10]}:",
+        f"**{_machine(env)}**. {versions}; {code}, {max(row.time for row in rows)[:10]}:",
         "",
         "```sh",
         first.command,

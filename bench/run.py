@@ -84,7 +84,7 @@ def introduction(env: record.Environment) -> str:
     return (
         f"{missing}: this compares fastrnn's CPU path (torch's own kernels) with torch.nn on the CPU; "
         "it says nothing about GPU speed.\n"
-        f"CPU: {env.cpu}, {env.threads} thread{'s' * (env.threads > 1)}. torch {env.torch}."
+        f"CPU: {env.processor()}. torch {env.torch}."
     )
 
 

@@ -15,7 +15,7 @@ from fastrnn import functional
 from fastrnn.cells import BY_MODE, Cell
 from fastrnn.dispatch import Problem, check_name
 from fastrnn.functional import Weights
-from fastrnn.modules import _leaf, torch_twin
+from fastrnn.modules import fx_leaf, torch_twin
 
 
 class _Cell(nn.RNNCellBase):
@@ -108,7 +108,7 @@ class LSTMCell(_Cell):
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         if isinstance(input, torch.fx.Proxy):
-            return _leaf(self, input, hx)
+            return fx_leaf(self, input, hx)
         if hx is not None:
             self._check_rank(input)
             for i, value in enumerate(hx):
@@ -123,7 +123,7 @@ class _SingleStateCell(_Cell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         if isinstance(input, torch.fx.Proxy):
-            return _leaf(self, input, hx)
+            return fx_leaf(self, input, hx)
         self._check_rank(input)
         if hx is not None and hx.dim() not in (1, 2):
             raise ValueError(f"{self._name}: Expected hidden to be 1D or 2D, got {hx.dim()}D instead")

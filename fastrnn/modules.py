@@ -29,7 +29,7 @@ def torch_twin(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
     return twin
 
 
-def _leaf(module: nn.Module, *args: Any, **options: Any) -> Any:
+def fx_leaf(module: nn.Module, *args: Any, **options: Any) -> Any:
     """The call as one node of a graph: torch.fx.symbolic_trace takes only torch.nn's own modules for leaves."""
     tracer = args[0].tracer
     given = {name: value for name, value in options.items() if value is not None and value is not False}
@@ -144,7 +144,7 @@ class _Layers(nn.RNNBase):
     ) -> tuple[Any, Any]:
         """Run the layers over a sequence; arguments and results as in the class's documentation."""
         if isinstance(input, torch.fx.Proxy):
-            return _leaf(self, input, hx, lengths=lengths, resets=resets)
+            return fx_leaf(self, input, hx, lengths=lengths, resets=resets)
         output, final, _ = self._forward(input, hx, lengths, resets, False)
         return output, final
 
@@ -281,7 +281,7 @@ class LSTM(_Layers):
     ) -> tuple[Any, ...]:
         """Run the layers over a sequence; arguments and results as in the class's documentation."""
         if isinstance(input, torch.fx.Proxy):
-            return _leaf(self, input, hx, lengths=lengths, resets=resets, return_cells=return_cells)
+            return fx_leaf(self, input, hx, lengths=lengths, resets=resets, return_cells=return_cells)
         results = self._forward(input, hx, lengths, resets, return_cells)
         return results if return_cells else results[:2]
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from fastrnn.backends import aten, aten_scan, fused, reference
 from fastrnn.cells import CELLS, Cell
 from fastrnn.checks import jit_tracing
+from fastrnn.packing import padding_of
 
 _LIBRARY = torch.library.Library("fastrnn", "DEF")
 _LIBRARY.define(
@@ -159,7 +160,7 @@ def _weight_gradient(
     rows = None
     if lengths is not None and dr.device.type == "cpu" and type(dr) is Tensor is type(lengths):
         # On a CPU, where the lengths can be looked at (a tracer's tensors have none), over the steps that there are.
-        rows = (torch.arange(T, device=dr.device).unsqueeze(1) < lengths).flatten().nonzero().squeeze(1)
+        rows = padding_of(T, lengths, dr.device).positions
 
     def picked(steps: Tensor, width: int) -> Tensor:
         """`(T, B, ...)` as a matrix with one row for each step. Not flatten, for which vmap, taking batched gradients,

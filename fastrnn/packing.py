@@ -41,7 +41,7 @@ class Padding(NamedTuple):
 
 
 def padding_of(time: int, lengths: Tensor, device: torch.device) -> Padding:
-    """For rows of these lengths, longest first, on the CPU: nothing waits for the device."""
+    """For rows of these lengths, a CPU tensor, so that nothing waits for the device."""
     present = torch.arange(time, device=lengths.device).unsqueeze(1) < lengths
     index = present.flatten().nonzero().squeeze(1)
     return Padding(
@@ -64,16 +64,12 @@ def by_torchs_packed_layer(
     """`run` on a CPU, without gradients, for rows of unequal length; torch's layer takes none of length 0."""
     T, B, _ = input.shape
     lengths, order = lengths.sort(descending=True)
-    times = torch.arange(T, device=input.device).unsqueeze(1)
-    present = times < lengths
-    sizes = present.sum(1)
+    sizes = (torch.arange(T, device=input.device).unsqueeze(1) < lengths).sum(1)
     if not sizes[0]:
         width = hx[0].shape[2] * (2 if options[-1] else 1)
         return input.new_zeros(T, B, width), tuple(h.clone() for h in hx)
     rows = order[: int(sizes[0])]
-    positions = (times * B + order)[present]
-    data = input.flatten(0, 1).index_select(0, positions)
+    unsorted = padding_of(T, lengths, input.device).reordered(order)
     states = tuple(h.index_select(1, rows) for h in hx)
-    found, final = aten.layers(cell, data, sizes[sizes > 0], states, *options)
-    output = found.new_zeros(T * B, found.shape[1]).index_copy_(0, positions, found)
-    return output.view(T, B, -1), tuple(h.index_copy(1, rows, f) for h, f in zip(hx, final, strict=True))
+    found, final = aten.layers(cell, unsorted.pack(input), sizes[sizes > 0], states, *options)
+    return unsorted.pad(found), tuple(h.index_copy(1, rows, f) for h, f in zip(hx, final, strict=True))

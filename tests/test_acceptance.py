@@ -102,7 +102,7 @@ def test_fx_takes_layers_for_leaves() -> None:
 
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("backend", ["auto", *KERNELS])
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore")  # of torch: that TorchScript is deprecated, and which sizes a trace fixes
 def test_jit_trace_makes_no_constants_of_masks(backend: str, grad: bool) -> None:
     model = _Whole(backend)
     with torch.set_grad_enabled(grad):
@@ -117,7 +117,7 @@ class _Doubling(fastrnn.GRU):
         return x * 2
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore")  # of torch: that TorchScript is deprecated, and which sizes a trace fixes
 def test_torchscript_keeps_a_subclasss_forward() -> None:
     x = torch.randn(5, 2, 3)
     assert torch.equal(torch.jit.script(nn.Sequential(_Doubling(3, 4)))(x), x * 2)

@@ -16,10 +16,8 @@ from typing import Any
 import pytest
 import torch
 from benching import ROW, TINY, bench, make_brief
-from torch import nn
 
-from fastrnn.bench import cases, cli, commands, compare, files, providers, record, report
-from fastrnn.bench.cases import Case
+from fastrnn.bench import cases, cli, commands, compare, files, record, report
 from fastrnn.bench.compare import Timing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,24 +76,6 @@ def test_resume_counts_repetitions(tmp_path: Path) -> None:
     options = ["run", *TINY, "--commit", "abc", "--provider", "fastrnn", "--resume", "--repeat"]
     assert len(bench(tmp_path, *options, "2")[1]) == 2
     assert len(bench(tmp_path, *options, "3")[1]) == 3
-
-
-def test_an_interrupted_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def build(case: Case, state: providers.State, device: torch.device) -> nn.Module:
-        raise KeyboardInterrupt
-
-    ours = providers.PROVIDERS["fastrnn"]
-    monkeypatch.setitem(providers.PROVIDERS, "fastrnn", providers.Provider(build))
-    options = ["run", *TINY, "--commit", "abc", "--resume"]
-    code, rows = bench(tmp_path, *options)
-    assert (code, len(rows)) == (130, 1)
-    assert capsys.readouterr().err.endswith("run again with --resume to go on\n")
-    monkeypatch.setitem(providers.PROVIDERS, "fastrnn", ours)
-    code, after = bench(tmp_path, *options)
-    assert (code, len(after)) == (0, 2)
-    assert after[0] == rows[0]
 
 
 def test_a_torn_line_is_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
