@@ -245,6 +245,9 @@ def _main(rank: int, folder: Path) -> None:
         except Exception:
             result = traceback.format_exc()
         _report(folder, i, rank).write_text(result)
+    # As in examples/char_lm.py: gloo's threads, which need Python to drop a tensor, run before Python ends.
+    dist.barrier()
+    time.sleep(0.2)
     dist.destroy_process_group()
 
 
