@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrnn.backends import aten, aten_scan, fused, reference
+from fastrnn.backends import aten, aten_scan, aten_scan_backward, fused, reference
 from fastrnn.cells import CELLS, Cell
 from fastrnn.checks import jit_tracing
 from fastrnn.packing import padding_of
@@ -67,7 +67,9 @@ def _scan_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     given = (dout, dfinal, dcells, weight, state, lengths, resets, output, cells, saved, CELLS[cell])
-    dx, dr, dstate = aten_scan.scan_backward(*given) if backend == aten.NAME else fused.scan_backward(*given, backend)
+    dx, dr, dstate = (
+        aten_scan_backward.scan_backward(*given) if backend == aten.NAME else fused.scan_backward(*given, backend)
+    )
     # An operator's outputs may not be one tensor: where dr is dx, it comes back empty.
     return dx, dr if CELLS[cell].splits_bias else dr.new_empty(0), dstate
 

@@ -1,9 +1,10 @@
-"""The scan in torch's own operators: what the aten backend runs where torch has no layer for it.
+"""The scan in torch's own operators: what the aten backend runs where torch has no layer for it, or a slower one.
 
 Same contract as the kernels (`fastrnn.backends.fused`): forward keeps what backward needs, backward gives the gates'
-gradients, and everything that is not recurrent is left to single products over all steps. One step costs one matrix
-product and the cell's own operators, without autograd's bookkeeping; on a CPU, rows that have ended cost nothing if
-they come last.
+gradients, and everything that is not recurrent is left to single products over all steps. What a step costs is mostly
+the calls of its operators, so there are few: forward one product and the cell's own; backward one product and a
+multiplication or two for each state, since a cell's backward step is linear in the gradients that come to it, and the
+coefficients are computed for many steps at once. On a CPU, rows that have ended cost nothing if the longest come first.
 """
 
 from __future__ import annotations
@@ -18,76 +19,95 @@ from fastrnn.backends.reference import cuts
 if TYPE_CHECKING:
     from fastrnn.cells import Cell, State
 
+# Coefficients are computed for steps of about so many elements: enough that calling an operator costs little beside its
+# work, few enough that the next one finds them in the cache.
+BLOCK_ELEMENTS = 1 << 15
 
-class _Step(NamedTuple):
-    """One step of one direction.
+
+class Plan(NamedTuple):
+    """Which rows the steps of one direction concern; masks are `(T, B, 1)` bool.
 
     Attributes:
-        t: the time step.
-        rows: how many of the first rows it computes; the others have ended, or not begun.
-        active: `(rows, 1)` bool, the rows among them that it concerns, or None for all.
-        starts: `(rows, 1)` bool, those that come from the initial state, or None for none.
-        cut: `(rows, 1)` bool, those that come from zero state, or None for none.
+        direction: 0, or 1 for the reverse one.
+        rows: by time, how many of the first rows a step concerns, the others having ended or not begun; never more than
+            at the time step before. Where that is not known, all.
+        present: the rows that a step concerns; None where each concerns all.
+        sorted: whether `rows` says it all.
+        starts: rows that come from the initial state, as well as those of the first step; None for no others.
+        cut: rows that come from zero state, None for none anywhere; `some_cut` has the steps at which there are any.
     """
 
-    t: int
-    rows: int
-    active: Tensor | None
+    direction: int
+    rows: list[int]
+    present: Tensor | None
+    sorted: bool
     starts: Tensor | None
     cut: Tensor | None
+    some_cut: list[bool]
+
+    def blocks(self, most: int) -> list[tuple[int, int]]:
+        """The steps that have rows, `start <= t < stop` together, in processing order: as many as have `most` rows in
+        all, or one. All steps of a block are computed for the rows of its first; what comes of rows that have ended, or
+        not begun, counts for nothing."""
+        blocks, start = [], 0
+        end = sum(n > 0 for n in self.rows)
+        while start < end:
+            stop = min(start + max(1, most // self.rows[start]), end)
+            blocks.append((start, stop))
+            start = stop
+        return blocks if self.direction == 0 else blocks[::-1]
+
+    def times(self, start: int, stop: int) -> range:
+        """The steps of a block in processing order."""
+        return range(start, stop) if self.direction == 0 else range(stop - 1, start - 1, -1)
+
+    def absent(self, start: int, stop: int) -> Tensor | None:
+        """The rows that the steps of a block are computed for and do not concern, `(steps, n, 1)`; None for none."""
+        if self.present is None or (self.sorted and self.rows[stop - 1] == self.rows[start]):
+            return None
+        return ~self.present[start:stop, : self.rows[start]]
+
+    def come(self, t: int) -> int:
+        """How many of the rows of step t come from another step, and not from the initial state."""
+        return self._next(t) if self.direction else self.rows[t] if t else 0
+
+    def go_on(self, t: int) -> int:
+        """How many of the rows of step t another step follows."""
+        return self._next(t) if not self.direction else self.rows[t] if t else 0
+
+    def _next(self, t: int) -> int:
+        return self.rows[t + 1] if t + 1 < len(self.rows) else 0
 
 
-def _steps(x: Tensor, lengths: Tensor | None, resets: Tensor | None, direction: int) -> list[_Step]:
-    """The steps of one direction, in processing order. Only on a CPU are the masks' values looked at."""
-    T, B = x.shape[:2]
-    times = range(T) if direction == 0 else range(T - 1, -1, -1)
-    on_host = x.device.type == "cpu"
-    cut = cuts(resets, lengths, direction)
-    cut_at = list(cut.unsqueeze(-1)) if cut is not None else None
-    some_cut = cut.any(1).tolist() if cut is not None and on_host else [True] * T
-    if lengths is None:
-        return [_Step(t, B, None, None, cut_at[t] if cut_at is not None and some_cut[t] else None) for t in times]
-    active = torch.arange(T, device=x.device).unsqueeze(1) < lengths
-    starts = torch.arange(1, T + 1, device=x.device).unsqueeze(1) == lengths
-    active_at, starts_at = list(active.unsqueeze(-1)), list(starts.unsqueeze(-1))
-    rows, all_active, some_start = [B] * T, [False] * T, [True] * T
-    if on_host:
-        rows = (active * torch.arange(1, B + 1, device=x.device)).amax(1).tolist() if B else [0] * T
-        all_active = (active.sum(1) == torch.tensor(rows, device=x.device)).tolist()
-        some_start = starts.any(1).tolist()
-    steps = []
-    for t in times:
-        n = rows[t]
-        steps.append(
-            _Step(
-                t,
-                n,
-                None if all_active[t] else active_at[t][:n],
-                starts_at[t][:n] if direction == 1 and some_start[t] else None,
-                cut_at[t][:n] if cut_at is not None and some_cut[t] else None,
-            )
-        )
-    return steps
+def plans(like: Tensor, lengths: Tensor | None, resets: Tensor | None) -> list[Plan]:
+    """One for each direction of a `(T, B, D, ...)` tensor. Only on a CPU are the masks' values looked at."""
+    T, B, D = like.shape[:3]
+    on_host = like.device.type == "cpu"
+    rows, present, starts, in_order = [B] * T, None, None, True
+    if lengths is not None:
+        present = torch.arange(T, device=like.device).unsqueeze(1) < lengths
+        starts = (torch.arange(1, T + 1, device=like.device).unsqueeze(1) == lengths).unsqueeze(-1)
+        in_order = on_host and bool((lengths[1:] <= lengths[:-1]).all())
+        if in_order:
+            rows = present.sum(1).tolist()
+        present = present.unsqueeze(-1)
+    found = []
+    for d in range(D):
+        cut = cuts(resets, lengths, d)
+        some = [cut is not None] * T if cut is None or not on_host else cut.any(1).tolist()
+        cut = cut.unsqueeze(-1) if cut is not None and any(some) else None
+        found.append(Plan(d, rows, present, in_order, starts if d == 1 else None, cut, some))
+    return found
 
 
-def _where(rows: Tensor | None, yes: State, no: State) -> State:
-    """`yes` in `rows`, None for all of them, and `no` in the others."""
-    return yes if rows is None else tuple(torch.where(rows, y, n) for y, n in zip(yes, no, strict=True))
-
-
-def _zeroed(rows: Tensor | None, tensors: State) -> State:
+def zeroed(rows: Tensor | None, tensors: State) -> State:
     """Zero in `rows`, None for none of them."""
     return tensors if rows is None else tuple(t.masked_fill(rows, 0) for t in tensors)
 
 
-def _computed(dtype: torch.dtype) -> torch.dtype:
+def computed(dtype: torch.dtype) -> torch.dtype:
     """What a dtype is computed in: as in the kernels, 16 bits are for storage."""
     return torch.float32 if dtype.itemsize == 2 else dtype
-
-
-def _first_rows(tensor: Tensor, t: int, rows: int, d: int) -> State:
-    """Step t of a `(T, B, D, COUNT, H)` tensor: its COUNT entries, `(rows, H)` each."""
-    return tensor[t, :rows, d].unbind(1)
 
 
 def scan(
@@ -103,110 +123,102 @@ def scan(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`fastrnn.backends.fused.scan`, without a schedule; `lengths` of rows that come longest first cost least."""
     dtype = x.dtype
-    x, weight, state = (tensor.to(_computed(dtype)) for tensor in (x, weight, state))
-    T, B, D, G, H = x.shape
-    outer = G - cell.inner
+    x, weight, state = (tensor.to(computed(dtype)) for tensor in (x, weight, state))
+    T, B, D, _, H = x.shape
     # Past its length a row is zero and nothing else is written there.
     new = torch.empty if lengths is None else torch.zeros
     output = new((T, B, D, H), dtype=x.dtype, device=x.device)
     cells = new((T, B, D, cell.states - 1, H) if save or keep_cells else (0,), dtype=x.dtype, device=x.device)
     saved = new((T, B, D, cell.saved, H) if save else (0,), dtype=x.dtype, device=x.device)
     final = state.clone(memory_format=torch.contiguous_format)
-    for d in range(D):
-        # Contiguous, since the product would otherwise pack them anew at every step.
-        weights = weight[d, :outer].reshape(outer * H, H).t().contiguous()
-        inner_weights = weight[d, outer:].reshape(-1, H).t().contiguous()
-        added = None if bias is None else bias[d].to(x.dtype).reshape(G * H)
-        current = final[:, d].unbind(0)
-        for t, n, active, _, cut in _steps(x, lengths, resets, d):
-            if n == 0:
-                continue
-            kept = tuple(s[:n] for s in current)
-            previous = _zeroed(cut, kept)
-            parts = x[t, :n, d]
-
-            def inner(v: Tensor, own: Tensor = parts, through: Tensor = inner_weights) -> Tensor:
-                return torch.addmm(own[:, -1], v, through)
-
-            if cell.splits_bias:
-                r = previous[0] @ weights if added is None else torch.addmm(added, previous[0], weights)
-                now, gates = cell.step(parts.unbind(1), r.view(n, outer, H).unbind(1), previous, inner)
-            else:
-                r = torch.addmm(parts[:, :outer].reshape(n, outer * H), previous[0], weights)
-                now, gates = cell.step(None, r.view(n, outer, H).unbind(1), previous, inner)
-            (shown,) = _zeroed(None if active is None else ~active, now[:1])
-            output[t, :n, d].copy_(shown)
-            if save or keep_cells:
-                others = _zeroed(None if active is None else ~active, now[1:])
-                for place, value in zip(_first_rows(cells, t, n, d), others, strict=True):
-                    place.copy_(value)
-            if save:
-                for place, value in zip(_first_rows(saved, t, n, d), gates, strict=True):
-                    place.copy_(value)
-            for place, value in zip(kept, _where(active, now, kept), strict=True):
-                place.copy_(value)
+    for plan in plans(x, lengths, resets):
+        d = plan.direction
+        others, gates = cells[:, :, d] if cells.numel() else None, saved[:, :, d] if saved.numel() else None
+        ends = state[:, d].unbind(0), final[:, d].unbind(0)
+        own_bias = None if bias is None else bias[d].to(x.dtype)
+        _forward(cell, plan, x[:, :, d], weight[d], own_bias, *ends, (output[:, :, d].unsqueeze(2), others, gates))
     return output.to(dtype), final.to(dtype), cells.to(dtype), saved.to(dtype)
 
 
-def scan_backward(
-    dout: Tensor | None,
-    dfinal: Tensor | None,
-    dcells: Tensor | None,
-    weight: Tensor,
-    state: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    output: Tensor,
-    cells: Tensor,
-    saved: Tensor,
+def _forward(
     cell: Cell,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`fastrnn.backends.fused.scan_backward`, without a schedule."""
-    dtype = output.dtype
-    weight, state, output, cells, saved = (t.to(_computed(dtype)) for t in (weight, state, output, cells, saved))
-    T, B, D, H = output.shape
-    G, outer = cell.gates, cell.gates - cell.inner
-    new = torch.empty if lengths is None else torch.zeros
-    dr = new((T, B, D, G, H), dtype=output.dtype, device=output.device)
-    dx = torch.zeros_like(dr) if cell.splits_bias else dr
-    dstate = torch.zeros_like(state) if dfinal is None else dfinal.to(output.dtype, copy=True)
-    nothing = (None,) * cell.saved
-    for d in range(D):
-        weights = weight[d, :outer].reshape(outer * H, H)
-        current = dstate[:, d].unbind(0)
-        for t, n, active, starts, cut in reversed(_steps(output, lengths, resets, d)):
-            if n == 0:
-                continue
-            initial = tuple(s[:n] for s in state[:, d].unbind(0))
-            before = t - 1 + 2 * d
-            if 0 <= before < T:
-                previous = (output[before, :n, d], *_first_rows(cells, before, n, d))
-                if starts is not None:
-                    previous = _where(starts, initial, previous)
-            else:
-                previous = initial
-            previous = _zeroed(cut, previous)
-            kept = tuple(s[:n] for s in current)
-            dnow = kept
-            if dout is not None:
-                dnow = (kept[0] + dout[t, :n, d], *dnow[1:])
-            if dcells is not None:
-                dnow = (dnow[0], *(s + u for s, u in zip(dnow[1:], _first_rows(dcells, t, n, d), strict=True)))
-            now = (output[t, :n, d], *_first_rows(cells, t, n, d))
+    plan: Plan,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial: State,
+    final: State,
+    kept: tuple[Tensor, Tensor | None, Tensor | None],
+) -> None:
+    """One direction.
 
-            def inner(v: Tensor, through: Tensor = weight[d, -1]) -> Tensor:
-                return v @ through
+    Args:
+        cell, plan: the cell, and the rows of each step.
+        x: the gates' input part, `(T, B, GATES, H)`.
+        weight, bias: `(GATES, H, H)` and `(GATES, H)`, or None.
+        initial, final: the states, `(B, H)` each; final ones are written, where they differ from the initial ones.
+        kept: where h, the other states and what backward needs go, `(T, B, COUNT, H)` each, or None.
+    """
+    G, H, _ = weight.shape
+    outer = G - cell.inner
+    # Contiguous, since the product would otherwise pack them anew at every step.
+    weights = weight[:outer].reshape(outer * H, H).t().contiguous()
+    inner_weights = weight[outer:].reshape(-1, H).t().contiguous()
+    empty = tuple(i[:0] for i in initial)
+    present_at = None if plan.present is None or plan.sorted else plan.present.unbind(0)
+    current: State = ()
+    for start, stop in plan.blocks(BLOCK_ELEMENTS // H):
+        width = plan.rows[start]
+        # All of a block's views at once, and a copy of what the products are added to: both cost more step by step.
+        own = x[start:stop, :width]
+        if cell.splits_bias:
+            r = own.new_zeros(own.shape) if bias is None else bias.expand(own.shape).clone()
+            x_gates = list(zip(*(own[:, :, g].unbind(0) for g in range(G)), strict=True))
+        else:
+            r, x_gates = own.clone(memory_format=torch.contiguous_format), None
+        r_gates = list(zip(*(r[:, :, g].unbind(0) for g in range(outer)), strict=True))
+        r_rows = r[:, :, :outer].flatten(2).unbind(0)
+        inner_parts = r[:, :, outer:].flatten(2).unbind(0)
+        begun = current[0].shape[0] if current else 0
+        if width > begun:
+            current = tuple(torch.cat((s, s0[begun:width])) for s, s0 in zip(current or empty, initial, strict=True))
+        elif width < begun:
+            current = tuple(s[:width] for s in current)
+        steps: list[tuple[State, State]] = []
+        for t in plan.times(start, stop):
+            i, n, come, on = t - start, plan.rows[t], plan.come(t), plan.go_on(t)
+            if 0 < come < n and steps:
+                # What was computed for rows that had not begun gives way to their initial state.
+                pairs = zip(current, initial, strict=True)
+                current = tuple(torch.cat((s[:come], s0[come:n], s[n:])) for s, s0 in pairs)
+            previous = zeroed(plan.cut[t, :width] if plan.cut is not None and plan.some_cut[t] else None, current)
 
-            gates = _first_rows(saved, t, n, d) if cell.saved else ()
-            dx_t, dr_t, dprevious = cell.step_backward(dnow, nothing, gates, previous, now, inner)
-            ended = None if active is None else ~active
-            for place, value in zip(_first_rows(dr, t, n, d), _zeroed(ended, dr_t), strict=True):
-                place.copy_(value)
-            if cell.splits_bias:
-                for place, value in zip(_first_rows(dx, t, n, d), _zeroed(ended, dx_t), strict=True):
-                    place.copy_(value)
-            through = dr[t, :n, d, :outer].reshape(n, outer * H) @ weights
-            dprevious = _zeroed(cut, (dprevious[0] + through, *dprevious[1:]))
-            for place, value in zip(kept, _where(active, dprevious, kept), strict=True):
-                place.copy_(value)
-    return dx.to(dtype), dr.to(dtype), dstate.to(dtype)
+            def inner(v: Tensor, part: Tensor = inner_parts[i]) -> Tensor:
+                return torch.addmm(part, v, inner_weights)
+
+            r_rows[i].addmm_(previous[0], weights)
+            now, saved = cell.step(None if x_gates is None else x_gates[i], r_gates[i], previous, inner)
+            steps.append((now, saved))
+            if present_at is not None:
+                now = tuple(torch.where(present_at[t], y, s) for y, s in zip(now, current, strict=True))
+            if on < n:
+                for place, value in zip(final, now, strict=True):
+                    place[on:n].copy_(value[on:n])
+            current = now
+        if plan.direction:
+            steps.reverse()
+        absent = plan.absent(start, stop)
+        output, others, gates = kept
+        _keep(output, start, [now[:1] for now, _ in steps], absent)
+        if others is not None:
+            _keep(others, start, [now[1:] for now, _ in steps], absent)
+        if gates is not None:
+            _keep(gates, start, [saved for _, saved in steps], absent)
+
+
+def _keep(place: Tensor, start: int, values: list[State], absent: Tensor | None) -> None:
+    """Write the values of some steps, COUNT of `(n, H)` each, into `(T, B, COUNT, H)` from step `start` on; zero where
+    absent."""
+    steps, count, (n, H) = len(values), len(values[0]), values[0][0].shape
+    joined = torch.stack([v for step in values for v in step]).view(steps, count, n, H).transpose(1, 2)
+    place[start : start + steps, :n].copy_(joined if absent is None else joined.masked_fill(absent.unsqueeze(2), 0))

@@ -1,0 +1,258 @@
+"""The gradient of `aten_scan.scan`, likewise in torch's own operators.
+
+A cell's backward step is linear in the gradients that come to it. So its coefficients are computed for many steps at
+once, and what is left of a step is a product, and a multiplication or two for each state.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastrnn.backends.aten_scan import BLOCK_ELEMENTS, Plan, computed, plans, zeroed
+
+if TYPE_CHECKING:
+    from fastrnn.cells import Cell, State
+
+
+class _Linear(NamedTuple):
+    """A cell's backward step as what it is, linear in each of the U gradients that come to it: the coefficients of some
+    steps.
+
+    Attributes:
+        dx, dr: of the gates' gradients, `(steps, n, GATES, H)` for each gradient, None where they are zero.
+        dstate: of each previous state's gradient, by that state and by gradient: `(steps, n, H)`, or None where zero.
+    """
+
+    dx: list[Tensor | None]
+    dr: list[Tensor | None]
+    dstate: list[list[Tensor | None]]
+
+
+def _partials(cell: Cell, saved: State, previous: State, now: State) -> tuple[State, State, State]:
+    """What `step_backward` gives, along a new leading axis, for each gradient that comes to it as one and the others as
+    zero: those of the states, and what the inner gate's product gives back."""
+    U = cell.states + cell.inner
+    ones = torch.eye(U, dtype=now[0].dtype, device=now[0].device).view(U, U, *(1,) * now[0].dim()).unbind(1)
+    return cell.step_backward(ones[: cell.states], (None,) * cell.saved, saved, previous, now, lambda v: ones[-1])
+
+
+@functools.lru_cache(maxsize=256)
+def _dependence(cell: Cell) -> tuple[list[bool], list[list[bool]]]:
+    """Whether the gates' gradients depend on each gradient that comes to a step, and by state whether that of the state
+    before does: found by trying, on a hundred random elements."""
+    generator = torch.Generator().manual_seed(0)
+
+    def some(count: int) -> State:
+        return tuple(torch.randn(count, 100, generator=generator, dtype=torch.float64, device="cpu").unbind(0))
+
+    previous = some(cell.states)
+    now, saved = cell.step(some(cell.gates), some(cell.gates - cell.inner), previous, lambda v: v)
+    _, dr, dstate = _partials(cell, saved, previous, now)
+    gates = torch.stack([d.expand(len(d), 100) for d in dr])
+    return gates.any(-1).any(0).tolist(), [d.any(-1).tolist() for d in dstate]
+
+
+def _linear(cell: Cell, saved: State, previous: State, now: State, absent: Tensor | None, hand_on: bool) -> _Linear:
+    """The coefficients of some steps, from tensors `(steps, n, H)` and the absent rows, `(steps, n, 1)` or None.
+
+    Those give nothing; but if `hand_on`, a gradient that comes to their state goes on as it is, and what the gates get
+    is left to be masked.
+    """
+    dx, dr, dstate = _partials(cell, saved, previous, now)
+    to_gates, to_states = _dependence(cell)
+    shape = (len(to_gates), *now[0].shape)
+
+    def joined(d: State) -> list[Tensor | None]:
+        coefficients = torch.stack([g.expand(shape) for g in d], 3)
+        if absent is not None and not hand_on:
+            coefficients.masked_fill_(absent.unsqueeze(2), 0)
+        return [c if there else None for c, there in zip(coefficients.unbind(0), to_gates, strict=True)]
+
+    handed_on: list[list[Tensor | None]] = []
+    for s, depends in enumerate(to_states):
+        row: list[Tensor | None] = []
+        for u, (c, there) in enumerate(zip(dstate[s].expand(shape).unbind(0), depends, strict=True)):
+            same = hand_on and absent is not None and s == u
+            own = c if there or same else None
+            row.append(own if own is None or absent is None else own.masked_fill(absent, 1 if same else 0))
+        handed_on.append(row)
+    return _Linear(joined(dx) if cell.splits_bias else [None] * len(to_gates), joined(dr), handed_on)
+
+
+class _Direction(NamedTuple):
+    """One direction's tensors in backward, `(T, B, ...)` but for the first and the states' ends.
+
+    Attributes:
+        weight: `(GATES, H, H)`.
+        initial: the initial states, `(B, H)` each.
+        now: every step's states, h first.
+        saved: what `step_backward` needs beyond them.
+        dfinal, dinitial: the gradients of the final and of the initial states, `(B, H)` each.
+        dstate: the gradients of every step's states; at first only what comes from outside the scan.
+        dx, dr: where the gates' gradients go, `(T, B, GATES, H)`.
+    """
+
+    weight: Tensor
+    initial: State
+    now: State
+    saved: State
+    dfinal: State
+    dinitial: State
+    dstate: State
+    dx: Tensor
+    dr: Tensor
+
+
+def scan_backward(
+    dout: Tensor | None,
+    dfinal: Tensor | None,
+    dcells: Tensor | None,
+    weight: Tensor,
+    state: Tensor,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    output: Tensor,
+    cells: Tensor,
+    saved: Tensor,
+    cell: Cell,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`fastrnn.backends.fused.scan_backward`, without a schedule."""
+    dtype = output.dtype
+    weight, state, output, cells, saved = (t.to(computed(dtype)) for t in (weight, state, output, cells, saved))
+    T, B, D, H = output.shape
+    new = torch.empty if lengths is None else torch.zeros
+    dr = new((T, B, D, cell.gates, H), dtype=output.dtype, device=output.device)
+    dx = torch.zeros_like(dr) if cell.splits_bias else dr
+    past = None if lengths is None else torch.arange(T, device=output.device).view(T, 1, 1) >= lengths.unsqueeze(1)
+    dfinal = torch.zeros_like(state) if dfinal is None else dfinal.to(output.dtype)
+
+    def upstream(given: Tensor | None) -> Tensor:
+        """A gradient from outside, `(T, B, H)`, to add to."""
+        if given is None:
+            return output.new_zeros(T, B, H)
+        own = given.to(output.dtype, copy=True, memory_format=torch.contiguous_format)
+        return own if past is None else own.masked_fill_(past, 0)
+
+    directions = plans(output, lengths, resets)
+    dstate = torch.zeros_like(state)
+    if lengths is not None and directions[0].sorted:
+        # A row without steps hands its gradient over as it is; where rows are in no order, it does so through all steps.
+        dstate = torch.where((lengths == 0).unsqueeze(1), dfinal, dstate)
+    for plan in directions:
+        d = plan.direction
+        of = _Direction(
+            weight[d],
+            state[:, d].unbind(0),
+            (output[:, :, d], *cells[:, :, d].unbind(2)) if cell.states > 1 else (output[:, :, d],),
+            saved[:, :, d].unbind(2) if cell.saved else (),
+            dfinal[:, d].unbind(0),
+            dstate[:, d].unbind(0),
+            (
+                upstream(None if dout is None else dout[:, :, d]),
+                *(upstream(None if dcells is None else dcells[:, :, d, s]) for s in range(cell.states - 1)),
+            ),
+            dx[:, :, d],
+            dr[:, :, d],
+        )
+        for start, stop in reversed(plan.blocks(BLOCK_ELEMENTS // H)):
+            _backward(cell, plan, of, start, stop)
+    return dx.to(dtype), dr.to(dtype), dstate.to(dtype)
+
+
+def _previous(plan: Plan, of: _Direction, start: int, stop: int) -> State:
+    """The states that the steps `start <= t < stop` come from, `(steps, n, H)` each for the n rows of the first."""
+    n, shift = plan.rows[start], 2 * plan.direction - 1
+    first, last = max(start + shift, 0), min(stop + shift, len(plan.rows))
+    result = []
+    for now, initial in zip(of.now, of.initial, strict=True):
+        states, begin = now[first:last, :n], initial[:n].unsqueeze(0)
+        if last - first < stop - start:  # one of the steps is the first
+            states = torch.cat((states, begin) if plan.direction else (begin, states))
+        if plan.starts is not None:
+            states = torch.where(plan.starts[start:stop, :n], begin, states)
+        result.append(states)
+    return zeroed(None if plan.cut is None else plan.cut[start:stop, :n], tuple(result))
+
+
+def _by_step(tensors: Iterable[Tensor | None], steps: int) -> list[tuple[Tensor | None, ...]]:
+    """`(steps, ...)` each: what there is of them at each step."""
+    return list(zip(*([None] * steps if t is None else t.unbind(0) for t in tensors), strict=True))
+
+
+def _rows(tensors: State, rows: slice) -> State:
+    return tuple(t[rows] for t in tensors)
+
+
+def _accumulate(place: Tensor, gradients: State, coefficients: tuple[Tensor | None, ...], begun: bool) -> None:
+    """Add the products to `place`, or, if that has not begun, write them."""
+    for g, c in zip(gradients, coefficients, strict=False):
+        if c is None:
+            continue
+        if begun:
+            place.addcmul_(g, c)
+        else:
+            torch.mul(g, c, out=place)
+        begun = True
+
+
+def _backward(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int) -> None:
+    """Backward through the steps `start <= t < stop`."""
+    width, steps, H = plan.rows[start], stop - start, of.weight.shape[1]
+    here = (slice(start, stop), slice(width))
+    absent, hand_on = plan.absent(start, stop), not plan.sorted
+    saved, now = (tuple(s[here] for s in tensors) for tensors in (of.saved, of.now))
+    linear = _linear(cell, saved, _previous(plan, of, start, stop), now, absent, hand_on)
+    # Where a zero coefficient may meet an infinite gradient.
+    masks = absent.unsqueeze(-1).unbind(0) if absent is not None and hand_on else None
+    outer = cell.gates - cell.inner
+    weights, inner_weights = of.weight[:outer].reshape(outer * H, H), of.weight[outer:].reshape(-1, H)
+    # All views at once, as in forward; of the gradients, one step more on either side.
+    first = max(start - 1, 0)
+    dstate = list(zip(*(d[first : stop + 1, :width].unbind(0) for d in of.dstate), strict=True))
+    spread = list(zip(*(d[here].unsqueeze(2).unbind(0) for d in of.dstate), strict=True))
+    dr_at, rows_at = of.dr[here].unbind(0), of.dr[here][:, :, :outer].flatten(2).unbind(0)
+    gates_at = _by_step(linear.dr, steps)
+    states_at = list(zip(*(_by_step(row, steps) for row in linear.dstate), strict=True))
+    for t in reversed(plan.times(start, stop)):
+        i, n, on, come = t - start, plan.rows[t], plan.go_on(t), plan.come(t)
+        upstream: State = dstate[t - first]
+        rows, coefficients = rows_at[i], states_at[i]
+        if on < n:
+            for g, f in zip(upstream, of.dfinal, strict=True):
+                g[on:n].add_(f[on:n])
+        _accumulate(dr_at[i], spread[i], gates_at[i], False)
+        if masks is not None:
+            dr_at[i].masked_fill_(masks[i], 0)
+        if cell.inner:
+            through = dr_at[i][:, outer] @ inner_weights
+            upstream = (*upstream, through)
+            _accumulate(dr_at[i], (through.unsqueeze(1),), gates_at[i][-1:], True)
+        if plan.cut is not None and plan.some_cut[t]:
+            cut = plan.cut[t, :width]
+            rows, upstream = rows.masked_fill(cut, 0), zeroed(cut, upstream)
+        before = dstate[t - first - 1 + 2 * plan.direction] if come else of.dinitial
+        if come == n:
+            _hand_on(before, upstream, coefficients, rows, weights)
+            continue
+        for own, places in ((slice(0, come), before), (slice(come, n), of.dinitial)):
+            if own.start < own.stop:
+                part = tuple(tuple(None if c is None else c[own] for c in row) for row in coefficients)
+                _hand_on(_rows(places, own), _rows(upstream, own), part, rows[own], weights)
+    if cell.splits_bias:
+        _accumulate(of.dx[here], tuple(d[here].unsqueeze(2) for d in of.dstate), tuple(linear.dx), False)
+        if absent is not None and hand_on:
+            of.dx[here].masked_fill_(absent.unsqueeze(-1), 0)
+
+
+def _hand_on(
+    places: State, upstream: State, coefficients: tuple[tuple[Tensor | None, ...], ...], rows: Tensor, weights: Tensor
+) -> None:
+    """Add to the gradients of the states that a step comes from what it has for them."""
+    for place, row in zip(places, coefficients, strict=True):
+        _accumulate(place, upstream, row, True)
+    places[0].addmm_(rows, weights)
