@@ -145,6 +145,11 @@ class _Layers(nn.RNNBase):
         """Run the layers over a sequence; arguments and results as in the class's documentation."""
         if isinstance(input, torch.fx.Proxy):
             return fx_leaf(self, input, hx, lengths=lengths, resets=resets)
+        if isinstance(input, PackedSequence) and torch.compiler.is_dynamo_compiling():
+            from fastrnn.uncompiled import packed_forward
+
+            packed: tuple[Any, Any] = packed_forward(self, input, hx, lengths=lengths, resets=resets)
+            return packed
         output, final, _ = self._forward(input, hx, lengths, resets, False)
         return output, final
 
@@ -207,7 +212,10 @@ class _Layers(nn.RNNBase):
             batch_sizes, self._extras(input, lengths, resets, return_cells),
         )  # fmt: skip
         time = data.shape[0] if batch_sizes is None else batch_sizes.numel()
-        return dataclasses.replace(problem, time=time, batch=self._states(hx)[0].shape[1])
+        rows = 0 if batch_sizes is None else data.shape[0]
+        if lengths is not None and lengths.device.type == "cpu":
+            rows = int(lengths.sum())
+        return dataclasses.replace(problem, time=time, batch=self._states(hx)[0].shape[1], rows=rows)
 
 
 class LSTM(_Layers):
@@ -282,6 +290,12 @@ class LSTM(_Layers):
         """Run the layers over a sequence; arguments and results as in the class's documentation."""
         if isinstance(input, torch.fx.Proxy):
             return fx_leaf(self, input, hx, lengths=lengths, resets=resets, return_cells=return_cells)
+        if isinstance(input, PackedSequence) and torch.compiler.is_dynamo_compiling():
+            from fastrnn.uncompiled import packed_forward
+
+            options = {"lengths": lengths, "resets": resets, "return_cells": return_cells}
+            packed: tuple[Any, ...] = packed_forward(self, input, hx, **options)
+            return packed
         results = self._forward(input, hx, lengths, resets, return_cells)
         return results if return_cells else results[:2]
 
