@@ -34,6 +34,7 @@ class Problem:
         projection: LSTM's `proj_size`, or 0.
         grad: whether backward will be needed.
         packed: whether the input is a PackedSequence.
+        rows: the time steps of all rows together, where rows differ in length and that is known on the host; else 0.
         lengths, resets: whether the call passes them.
         cells: whether it wants every step's cell state.
         transformed: whether a `torch.func` transform or forward-mode differentiation is under way.
@@ -54,6 +55,7 @@ class Problem:
     resets: bool = False
     cells: bool = False
     transformed: bool = False
+    rows: int = 0
 
     def describe(self) -> str:
         sizes = f"T={self.time} B={self.batch} H={self.hidden}" if self.batch else f"H={self.hidden}"

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastrnn import ops
-from fastrnn.backends import aten, reference
+from fastrnn.backends import aten, packed_cost, reference
 from fastrnn.cells import CELLS, Cell
 from fastrnn.checks import jit_tracing
 from fastrnn.dispatch import Problem, select
@@ -278,6 +278,24 @@ def _backend(
     return _selected(backend, cell.name, dtype, device, *shape, grad, *asked, _transformed())
 
 
+def _layer_is_faster(
+    cell: Cell, input: Tensor, batch: int, batch_sizes: Tensor | None, extras: Extras, hidden: int, directions: int
+) -> bool:
+    """Whether torch's own layer is to train rows of unequal length on a CPU, where the lengths can be looked at."""
+    lengths, resets, keep_cells = extras
+    if resets is not None or keep_cells or input.device.type != "cpu" or cell.mode not in aten.MODES:
+        return False
+    if torch.compiler.is_compiling() or jit_tracing():
+        return False
+    if lengths is not None:
+        time, rows = input.shape[0], int(lengths.sum())
+    elif batch_sizes is not None:
+        time, rows = batch_sizes.numel(), input.shape[0]
+    else:
+        return False
+    return packed_cost.layer_is_faster(cell.mode, time, batch, rows, hidden, directions)
+
+
 def _dropout(input: Tensor, probability: float, padding: Padding | None) -> Tensor:
     """Dropout between layers; of packed input on its rows alone, as torch drops for the same seed."""
     if padding is None:
@@ -335,6 +353,8 @@ def run(
                 cell, input.to(dtype), hx, flat_weights, has_bias, num_layers, dropout, training, bidirectional,
                 batch_sizes, extras, chosen,
             )  # fmt: skip
+    if not torchs and chosen == aten.NAME:
+        torchs = _layer_is_faster(cell, input, hx[0].shape[1], batch_sizes, extras, hidden, D)
     traced = False
     if torch.compiler.is_compiling():
         # A PackedSequence's sizes are data, which only torch's layer, as one node, keeps out of the graph.

@@ -61,15 +61,20 @@ def lengths_of(batch_sizes: Tensor) -> Tensor:
 def by_torchs_packed_layer(
     cell: Cell, input: Tensor, hx: tuple[Tensor, ...], options: tuple[Any, ...], lengths: Tensor
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """`run` on a CPU, without gradients, for rows of unequal length; torch's layer takes none of length 0."""
+    """`run` on a CPU for rows of unequal length; torch's layer takes none of length 0."""
     T, B, _ = input.shape
     lengths, order = lengths.sort(descending=True)
-    sizes = (torch.arange(T, device=input.device).unsqueeze(1) < lengths).sum(1)
-    if not sizes[0]:
+    count = B if int(lengths[-1]) else int(lengths.count_nonzero())
+    if count == 0:
         width = hx[0].shape[2] * (2 if options[-1] else 1)
         return input.new_zeros(T, B, width), tuple(h.clone() for h in hx)
-    rows = order[: int(sizes[0])]
-    unsorted = padding_of(T, lengths, input.device).reordered(order)
+    rows = order[:count]
+    data, sizes = torch._VF._pack_padded_sequence(input.index_select(1, rows), lengths[:count].long(), False)
     states = tuple(h.index_select(1, rows) for h in hx)
-    found, final = aten.layers(cell, unsorted.pack(input), sizes[sizes > 0], states, *options)
-    return unsorted.pad(found), tuple(h.index_copy(1, rows, f) for h, f in zip(hx, final, strict=True))
+    found, final = aten.layers(cell, data, sizes, states, *options)
+    output, _ = torch._VF._pad_packed_sequence(found, sizes, False, 0.0, T)
+    if count == B:
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(B))
+        return output.index_select(1, back), tuple(f.index_select(1, back) for f in final)
+    padded = output.new_zeros(T, B, output.shape[2]).index_copy(1, rows, output)
+    return padded, tuple(h.index_copy(1, rows, f) for h, f in zip(hx, final, strict=True))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fastrnn.backends import packed_cost
+
 if TYPE_CHECKING:
     from fastrnn.cells import Cell
     from fastrnn.dispatch import Problem
@@ -52,11 +54,15 @@ def lacks(problem: Problem) -> str | None:
     if problem.cells:
         return "all cell states"
     on_host = problem.device.type == "cpu"
-    if problem.lengths and (problem.grad or not on_host):
-        # On a CPU the lengths can be looked at, so that torch's packed layer can do it.
+    if problem.lengths and not on_host:
         return "lengths"
-    if problem.packed and problem.grad and on_host:
-        return "packed input, whose gradient takes torch's layer time quadratic in T"
+    # On a CPU the lengths can be looked at, so that torch's packed layer can do it.
+    if (problem.lengths or problem.packed) and on_host and problem.grad:
+        sizes = (problem.cell.mode, problem.time, problem.batch, problem.rows, problem.hidden, problem.directions)
+        if problem.rows and packed_cost.layer_is_faster(*sizes):
+            return None
+        what = "packed input" if problem.packed else "lengths"
+        return f"{what}, whose gradient takes torch's layer time quadratic in T"
     return None
 
 

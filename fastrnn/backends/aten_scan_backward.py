@@ -141,7 +141,7 @@ def scan_backward(
     directions = plans(output, lengths, resets)
     dstate = torch.zeros_like(state)
     if lengths is not None and directions[0].sorted:
-        # A row without steps hands its gradient over as it is; where rows are in no order, it does so through all steps.
+        # A row without steps hands its gradient over as it is; where rows are in no order, it does so step by step.
         dstate = torch.where((lengths == 0).unsqueeze(1), dfinal, dstate)
     for plan in directions:
         d = plan.direction

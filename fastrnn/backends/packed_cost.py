@@ -1,0 +1,62 @@
+"""What training on rows of unequal length costs on a CPU: by torch's packed layer, and by the scan in its operators.
+
+torch's layer pays for a step's many nodes in autograd's graph, and in backward for one zero-filled copy of the gates of
+all rows at every step, so its time is quadratic in T. The scan has neither, and pays more for a call and for
+each element. Plain Python: the times are estimates, in microseconds, fitted to measurements of
+`python -m bench packed` (a core of an x86 server, torch 2.13, float32). What decides is their ratio.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# The scan is taken where it is faster by more than the estimates are off.
+MARGIN = 1.1
+
+
+class _Cost(NamedTuple):
+    """Microseconds for a call; and in one direction for each time step, for each unit of each row's step, for each of
+    that unit's weights, for each unit of the batch at each step, padding included, and for each unit of each row's step
+    at each step: the quadratic part."""
+
+    call: float
+    step: float
+    unit: float
+    weight: float
+    padded: float
+    quadratic: float
+
+    def time(self, time: int, batch: int, rows: int, hidden: int, directions: int) -> float:
+        of_units = rows * (self.unit + self.weight * hidden + self.quadratic * time) + self.padded * time * batch
+        return self.call + directions * (self.step * time + hidden * of_units)
+
+
+_TORCH = {
+    "LSTM": _Cost(733, 105, 0.0028, 9.3e-4, 0, 2.7e-3),
+    "GRU": _Cost(528, 92, 0, 7.3e-4, 0, 1.9e-3),
+    "RNN": _Cost(416, 37, 0.0043, 1.8e-4, 0, 4.5e-4),
+}
+_SCAN = {
+    "LSTM": _Cost(1960, 80, 0.136, 4.5e-4, 0.034, 0),
+    "GRU": _Cost(1450, 61, 0.072, 5.4e-4, 0.024, 0),
+    "RNN": _Cost(1340, 23, 0.050, 1.05e-4, 0, 0),
+}
+
+
+def estimates(mode: str, time: int, batch: int, rows: int, hidden: int, directions: int) -> tuple[float, float]:
+    """Forward and backward of one layer: by torch's layer, and by the scan.
+
+    Args:
+        mode: torch's name of the cell.
+        time, batch, hidden, directions: sizes.
+        rows: the time steps of all rows together.
+    """
+    cell = mode.partition("_")[0]
+    sizes = (time, batch, rows, hidden, directions)
+    return _TORCH[cell].time(*sizes), _SCAN[cell].time(*sizes)
+
+
+def layer_is_faster(mode: str, time: int, batch: int, rows: int, hidden: int, directions: int) -> bool:
+    """Whether torch's layer is to run it."""
+    torchs, scan = estimates(mode, time, batch, rows, hidden, directions)
+    return torchs < MARGIN * scan
