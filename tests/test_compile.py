@@ -16,6 +16,7 @@ from support import as_tuple, compiling_environment, initial_state, run_layer, w
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
 from fastrnn import export
@@ -284,3 +285,32 @@ def test_torchscript_compiles_torchs_layer(name: str) -> None:
     fastrnn.convert(model)
     assert type(model.layer) is getattr(fastrnn, name)
     assert worst_error([scripted(x)], [model(x)]) < 1e-6
+
+
+class _Packing(nn.Module):
+    """What models do around a layer."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.layer = getattr(fastrnn, name)(3, 5, bidirectional=True)
+        self.head = nn.Linear(10, 2)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Any]:
+        output, final = self.layer(pack_padded_sequence(x, lengths, enforce_sorted=False))
+        return self.head(pad_packed_sequence(output)[0]), final
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dynamo_stays_out_of_a_call_with_a_packed_sequence(name: str) -> None:
+    """One graph, of the layer after it; the call itself was five, and one more compilation for each size."""
+    model, counter = _Packing(name), CompileCounterWithBackend("eager")
+    compiled = torch.compile(model, backend=counter)
+    for lengths in ([7, 2, 4], [3, 5], [6, 6, 1, 1]):
+        x = torch.randn(max(lengths), len(lengths), 3)
+        for ours, expected in zip(
+            as_tuple(compiled(x, torch.tensor(lengths))[1]), as_tuple(model(x, torch.tensor(lengths))[1]), strict=True
+        ):
+            torch.testing.assert_close(ours, expected)
+    operators = {node.target for graph in counter.graphs for node in graph.graph.nodes if node.op == "call_function"}
+    assert operators == {torch._C._nn.linear}
+    assert counter.frame_count <= 2
