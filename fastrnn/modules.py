@@ -207,7 +207,8 @@ class _Layers(nn.RNNBase):
             batch_sizes, self._extras(input, lengths, resets, return_cells),
         )  # fmt: skip
         time = data.shape[0] if batch_sizes is None else batch_sizes.numel()
-        return dataclasses.replace(problem, time=time, batch=self._states(hx)[0].shape[1])
+        batch = self._states(hx)[0].shape[1]
+        return dataclasses.replace(problem, time=time, batch=batch, evaluating=not self.training)
 
 
 class LSTM(_Layers):
