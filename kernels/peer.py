@@ -1,4 +1,4 @@
-"""torch's own kernels on a GPU, cuDNN's: which algorithm PyTorch asks for, and what a time step of it takes at its best.
+"""torch's own kernels on a GPU, cuDNN's: which algorithm PyTorch asks for, and what a step of it takes at its best.
 
 The other side of `configs.step_cost`: `"auto"` hands over where a scan would take `MARGIN` times as long as this says.
 Pure Python, no torch and no Triton. Nothing here was measured by this project: the constants come from the published
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from fastrnn.kernels.configs import Device
 from fastrnn.kernels.counts import Counts
 
-# How many times as long as torch's kernels ours may take, by both models, and by how much in a pass: below that models
-# fitted to nothing measured cannot tell, and what ours do besides (the same bits every time, second derivatives) counts.
+# How many times as long as torch's kernels ours may take, by both models, or by how much in a pass: below that, models
+# fitted to nothing measured cannot tell, and what ours do besides (the same bits always, second derivatives) counts.
 MARGIN, SLACK_US = 1.5, 2.0
 # The least of a kernel that is launched at every step: two of them take 6.8 us forward, 9.0 backward (`PUBLISHED`).
 _LAUNCH = {False: 3.4, True: 4.5}
