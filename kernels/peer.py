@@ -16,6 +16,8 @@ from fastrnn.kernels.counts import Counts
 # How many times as long as torch's kernels ours may take, by both models, or by how much in a pass: below that, models
 # fitted to nothing measured cannot tell, and what ours do besides (the same bits always, second derivatives) counts.
 MARGIN, SLACK_US = 1.5, 2.0
+# cuDNN's bfloat16 RNNs, as PyTorch takes them; with an older one it loops over the steps itself.
+BFLOAT16_CUDNN = 91300
 # The least of a kernel that is launched at every step: two of them take 6.8 us forward, 9.0 backward (`PUBLISHED`).
 _LAUNCH = {False: 3.4, True: 4.5}
 # cuBLAS: a product's beginning and end, tiles with the share of the matrix units' rate that each reaches, and the rest.

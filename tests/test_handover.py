@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -193,6 +194,23 @@ def test_no_choice_is_slower_than_torchs_beyond_the_margin(monkeypatch: pytest.M
                 handed += 1
     assert handed > 500
     assert kept > 500
+
+
+@pytest.mark.usefixtures("_h100")
+def test_the_documented_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table of docs/guide/drop-in.md."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    text = (Path(__file__).resolve().parent.parent / "docs" / "guide" / "drop-in.md").read_text()
+    table = text[text.index("| hidden size |") :].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == 5
+    for line in table:
+        hidden, *batches = (int(cell) for cell in line.strip("| ").split("|"))
+        kinds = itertools.product(("lstm", "gru"), (torch.bfloat16, torch.float32))
+        found = [
+            handover.torchs_from(dataclasses.replace(MANY, cell=CELLS[cell], dtype=dtype, hidden=hidden))
+            for cell, dtype in kinds
+        ]
+        assert found == batches, hidden
 
 
 @pytest.mark.usefixtures("_h100")
@@ -389,5 +407,6 @@ def test_a_trace_serves_every_batch(taken: list[str]) -> None:
     with torch.no_grad():
         traced = torch.jit.trace(layer, torch.randn(4, 12, 3), check_trace=False)
         assert taken == ["scan"]
-        x = torch.randn(4, 12, 3)
-        assert worst_error([traced(x)[0]], [_expected(layer, x)]) < 1e-6
+        for B in (12, 2):
+            x = torch.randn(4, B, 3)
+            assert worst_error([traced(x)[0]], [_expected(layer, x)]) < 1e-6

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 65536  # beyond which nothing is looked for
 _TILE = 16
-# cuDNN's bfloat16 RNNs, as PyTorch takes them; before, it loops over the steps itself.
-_BFLOAT16_CUDNN = 91300
 
 
 def comparable(problem: Problem) -> bool:
@@ -33,7 +31,8 @@ def comparable(problem: Problem) -> bool:
     enabled, deterministic, _ = switches()
     if not enabled or deterministic or fused.unmet_requirement(problem) is not None:
         return False
-    return problem.dtype != torch.bfloat16 or (torch.backends.cudnn.version() or 0) >= _BFLOAT16_CUDNN
+    needed = peer.BFLOAT16_CUDNN if problem.dtype == torch.bfloat16 else 1
+    return (torch.backends.cudnn.version() or 0) >= needed
 
 
 def switches() -> tuple[bool, bool, bool]:
