@@ -24,7 +24,7 @@ def limit_us(case: Case, device: Device) -> float | None:
     total = 0.0
     for backward in (False, True) if case.train else (False,):
         shape = fused.scan_shape(
-            CELLS[case.cell], backward, dtype, case.B, case.H, directions=2 if case.bidirectional else 1
+            CELLS[case.cell], backward, dtype, case.B, case.H, 2 if case.bidirectional else 1, case.train
         )
         launches = ((schedule, fused.choose(shape, device, schedule)) for schedule in _SCHEDULES)
         costs = [configs.step_cost(shape, config, device) for _, config in launches if config is not None]

@@ -18,13 +18,14 @@ import fastrnn
 from fastrnn.bench import others, peers
 from fastrnn.bench.cases import Case
 from fastrnn.dispatch import select
+from fastrnn.kernels import peer
+from fastrnn.kernels.configs import DEVICES
+from fastrnn.kernels.counts import COUNTS
 
 State = dict[str, Tensor]
 Builder = Callable[[Case, State, torch.device], nn.Module]
 
 _PACKED = SimpleNamespace(LSTM=peers.PackedLSTM, GRU=peers.PackedGRU, RNN=peers.PackedRNN)
-# PyTorch gives bfloat16 to cuDNN from this version on, and loops over time itself before.
-_CUDNN_BFLOAT16 = 91300
 _STANDARD = "per-step GEMM"
 _LOOP = "cells in a Python loop"
 
@@ -207,16 +208,13 @@ def peer_of(case: Case) -> str:
 
 
 def _peer_scan(case: Case, backward: bool) -> str:
-    rnn = case.cell.startswith("rnn_")
-    forward_limit, backward_limit = (384, 256) if rnn else (192, 128)
-    if (backward_limit if backward else forward_limit) >= case.H:
+    directions = 2 if case.bidirectional else 1
+    layer = peer.Layer(COUNTS[case.cell], case.dtype, case.B, case.H, directions, case.layers)
+    asked = peer.algorithm(layer, backward, DEVICES["sm_90"])
+    if asked == "small":
         return "small-H persistent"
-    fits = case.H <= 1024 and case.H % 128 == 0 and case.I % 128 == 0 and case.B <= 128 and case.B % 8 == 0
-    wide = rnn and case.B >= 96 and case.H >= 896
-    single = case.layers == 1 and not case.bidirectional
-    if case.dtype == "float16" and case.cell != "gru" and single and fits and not wide:
-        return "large persistent"
-    return _STANDARD
+    fits = case.I % 128 == 0 and case.B % 8 == 0
+    return "large persistent" if asked == "persistent" and fits else _STANDARD
 
 
 def peer_algorithm(case: Case, device: torch.device) -> str:
@@ -225,14 +223,14 @@ def peer_algorithm(case: Case, device: torch.device) -> str:
     From `get_algo` in aten/src/ATen/native/cudnn/RNN.cpp, which asks for no persistent kernel where rows are packed.
     Valid for GPUs of 98 multiprocessors and more, sm_86 apart: the large persistent kernel is not asked for elsewhere.
     """
-    peer = peer_of(case)
-    if peer == "torch.nn-loop":
+    whom = peer_of(case)
+    if whom == "torch.nn-loop":
         return _LOOP
     if device.type != "cuda":
         return "cpu"
-    if case.dtype == "bfloat16" and (torch.backends.cudnn.version() or 0) < _CUDNN_BFLOAT16:
+    if case.dtype == "bfloat16" and (torch.backends.cudnn.version() or 0) < peer.BFLOAT16_CUDNN:
         return "PyTorch's own loop"
-    if peer == "torch.nn-packed":
+    if whom == "torch.nn-packed":
         return _STANDARD
     forward, backward = _peer_scan(case, False), _peer_scan(case, True)
     if not case.train or forward == backward:

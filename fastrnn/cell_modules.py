@@ -77,7 +77,7 @@ class _Cell(nn.RNNCellBase):
         states = None if hx is None else tuple(hx) if self._cell().states > 1 else (hx,)
         batched, states = self._prepare(input, states)
         problem = functional.one_step_problem(self._cell(), batched, states, self._weights())
-        return dataclasses.replace(problem, time=1, batch=batched.shape[0])
+        return dataclasses.replace(problem, time=1, batch=batched.shape[0], single=True)
 
 
 class LSTMCell(_Cell):

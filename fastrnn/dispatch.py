@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastrnn.backends import aten, persistent, reference, stepwise
+from fastrnn.backends import aten, handover, persistent, reference, stepwise
 
 if TYPE_CHECKING:
     from fastrnn.cells import Cell
@@ -27,8 +27,9 @@ class Problem:
         cell: the cell.
         dtype: of the computation (autocast's, where it is on).
         device: where the tensors are.
-        time, batch, hidden: sizes; `time` is the longest sequence's. Time and batch only describe the problem, 0 where
-            they are left open: what runs depends on neither, so that torch.compile can keep them symbolic.
+        time, batch, hidden: sizes; `time` is the longest sequence's. What runs never depends on it, and on the batch
+            only in that torch's kernels take many rows (`handover`): 0 where they are left open, as in the choice that
+            a call looks up, which has the batch to compare with beside it.
         directions: 1, or 2 for a bidirectional layer.
         layers: how many layers are stacked.
         projection: LSTM's `proj_size`, or 0.
@@ -38,6 +39,8 @@ class Problem:
         lengths, resets: whether the call passes them.
         cells: whether it wants every step's cell state.
         transformed: whether a `torch.func` transform or forward-mode differentiation is under way.
+        single: whether it is one step of a cell module.
+        evaluating: whether the layer is in eval mode, in which cuDNN refuses backward.
     """
 
     cell: Cell
@@ -55,6 +58,8 @@ class Problem:
     resets: bool = False
     cells: bool = False
     transformed: bool = False
+    single: bool = False
+    evaluating: bool = False
     rows: int = 0
 
     def describe(self) -> str:
@@ -155,6 +160,9 @@ def explanation(problem: Problem, backend: str = "auto") -> str:
         else:
             verdict = "could run, but comes later"
         lines.append(f"  {candidate.name:<11} {verdict}")
+    times = handover.times_us(problem)
+    if times is not None:
+        lines.append(f"  scans       {handover.in_words(times)}; by models, not measured")
     return "\n".join(lines)
 
 

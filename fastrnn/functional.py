@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastrnn import ops
-from fastrnn.backends import aten, packed_cost, reference
+from fastrnn.backends import aten, handover, packed_cost, reference
 from fastrnn.cells import CELLS, Cell
 from fastrnn.checks import jit_tracing
 from fastrnn.dispatch import Problem, select
@@ -202,6 +202,16 @@ def _plain(size: int) -> int:
         return int(size)
 
 
+def _needs_grad(weights: Sequence[Tensor | None], hx: Sequence[Tensor], input: Tensor) -> bool:
+    """Whether backward will be needed."""
+    if not torch.is_grad_enabled():
+        return False
+    for weight in weights:  # mostly the first answers, and a generator would cost more than it asks
+        if weight is not None and weight.requires_grad:
+            return True
+    return input.requires_grad or any(h.requires_grad for h in hx)
+
+
 def problem_of(
     cell: Cell,
     input: Tensor,
@@ -225,7 +235,7 @@ def problem_of(
         directions=directions,
         layers=num_layers,
         projection=_projection(flat_weights, has_bias, num_layers * directions),
-        grad=torch.is_grad_enabled() and any(t.requires_grad for t in (input, *hx, *flat_weights)),
+        grad=_needs_grad(flat_weights, hx, input),
         packed=batch_sizes is not None,
         lengths=extras.lengths is not None,
         resets=extras.resets is not None,
@@ -243,20 +253,22 @@ def _projection(flat_weights: Sequence[Tensor], has_bias: bool, layers_and_direc
 def _selected(
     backend: str, cell: str, dtype: torch.dtype, device: torch.device, hidden: int, directions: int, layers: int,
     projection: int, grad: bool, packed: bool, lengths: bool, resets: bool, cells: bool, transformed: bool,
-) -> tuple[str, bool]:  # fmt: skip
-    """`select(...).name`, and whether torch's own layer does it all; remembered, by plain values: this is on the path
-    of every call, where microseconds count."""
+    single: bool, evaluating: bool, switches: object,
+) -> tuple[str, bool, int | None]:  # fmt: skip
+    """`select(...).name`; whether torch's own layer does it all; and from which batch on it does so all the same.
+    Remembered, by plain values: this is on the path of every call, where microseconds count."""
     problem = Problem(
         CELLS[cell], dtype, device, 0, 0, hidden, directions, layers, projection, grad, packed, lengths, resets, cells,
-        transformed,
+        transformed, single, evaluating,
     )  # fmt: skip
     name = select(problem, backend).name
-    return name, name == aten.NAME and aten.lacks(problem) is None
+    most = handover.torchs_from(problem) if backend == "auto" and name != aten.NAME else None
+    return name, name == aten.NAME and aten.lacks(problem) is None, most
 
 
-def _selected_at_tracing(*values: Any) -> tuple[str, bool]:
+def _selected_at_tracing(*values: Any) -> tuple[str, bool, int | None]:
     """While torch.compile traces, the choice is made once and becomes part of the graph."""
-    return _selected(*values)
+    return _selected(*values, handover.switches())
 
 
 # What torch.compiler.assume_constant_result does, without importing the compiler, which takes a second.
@@ -264,18 +276,40 @@ _selected_at_tracing._dynamo_marked_constant = True  # type: ignore[attr-defined
 
 
 def _backend(
-    backend: str, cell: Cell, input: Tensor, dtype: torch.dtype | None, hidden: int, directions: int = 1,
+    backend: str, cell: Cell, input: Tensor, dtype: torch.dtype | None, grad: bool, hidden: int, directions: int = 1,
     layers: int = 1, projection: int = 0, packed: bool = False, lengths: bool = False, resets: bool = False,
-    cells: bool = False,
+    cells: bool = False, single: bool = False, evaluating: bool = False,
 ) -> tuple[str, bool]:  # fmt: skip
-    """The name of the backend that runs this, whatever T and B are, and whether torch's own layer does it all; `dtype`
-    is autocast's."""
-    grad, dtype, device = torch.is_grad_enabled(), dtype or input.dtype, input.device
+    """The name of the backend that runs this, whatever T is, and whether torch's own layer does it all.
+
+    Args:
+        input: `(T, B, I)`, a PackedSequence's data, or `(B, I)` where it is a single step.
+        dtype: autocast's.
+        others: as in `Problem`.
+    """
+    dtype, device = dtype or input.dtype, input.device
     shape = (hidden, directions, layers, projection)
     asked = (packed, lengths, resets, cells)
     if torch.compiler.is_compiling():
-        return _selected_at_tracing(backend, cell.name, dtype, device, *shape, grad, *asked, False)
-    return _selected(backend, cell.name, dtype, device, *shape, grad, *asked, _transformed())
+        name, torchs, most = _selected_at_tracing(
+            backend, cell.name, dtype, device, *shape, grad, *asked, False, single, evaluating
+        )
+    else:
+        switches = None if device.type == "cpu" else handover.switches()
+        name, torchs, most = _selected(
+            backend, cell.name, dtype, device, *shape, grad, *asked, _transformed(), single, evaluating, switches
+        )
+    if most is not None and _is_at_least(input, most):
+        return aten.NAME, True
+    return name, torchs
+
+
+def _is_at_least(input: Tensor, batch: int) -> bool:
+    """Whether `input`, `(..., B, I)`, has so many rows; under torch.compile, with a batch that varies, the one guard on
+    it. What is exported or traced must serve every batch, and is not chosen by that of the example."""
+    if torch.compiler.is_exporting() or jit_tracing():
+        return False
+    return input.shape[-2] >= batch
 
 
 def _layer_is_faster(
@@ -341,9 +375,10 @@ def run(
     hidden = _plain(flat_weights[0].shape[0]) // cell.gates
     dtype = _autocast_dtype(input)
     lengths, resets, keep_cells = extras
+    grad = _needs_grad(flat_weights, hx, input)
     chosen, torchs = _backend(
-        backend, cell, input, dtype, hidden, D, num_layers, projection, batch_sizes is not None, lengths is not None,
-        resets is not None, keep_cells,
+        backend, cell, input, dtype, grad, hidden, D, num_layers, projection, batch_sizes is not None,
+        lengths is not None, resets is not None, keep_cells, evaluating=not training,
     )  # fmt: skip
     if dtype is not None:
         # Here, not below Python: there cuDNN's layers run in float16 whatever autocast's dtype, and the CPU's in part.
@@ -451,7 +486,8 @@ def one_step(
 ) -> tuple[Tensor, ...]:
     """One time step of one layer: `(B, I)` and states `(B, H)` to new states `(B, H)`."""
     dtype = _autocast_dtype(input)
-    chosen, torchs = _backend(backend, cell, input, dtype, _plain(weights.hh.shape[1]))
+    grad = _needs_grad(weights, hx, input)
+    chosen, torchs = _backend(backend, cell, input, dtype, grad, _plain(weights.hh.shape[1]), single=True)
     if dtype is not None:
         hx = tuple(h.to(dtype) for h in hx)
         weights = Weights(*(None if w is None else w.to(dtype) for w in weights))  # type: ignore[arg-type]  # ih and hh are there

@@ -212,10 +212,10 @@ class _Layers(nn.RNNBase):
             batch_sizes, self._extras(input, lengths, resets, return_cells),
         )  # fmt: skip
         time = data.shape[0] if batch_sizes is None else batch_sizes.numel()
-        rows = 0 if batch_sizes is None else data.shape[0]
+        batch, rows = self._states(hx)[0].shape[1], 0 if batch_sizes is None else data.shape[0]
         if lengths is not None and lengths.device.type == "cpu":
             rows = int(lengths.sum())
-        return dataclasses.replace(problem, time=time, batch=self._states(hx)[0].shape[1], rows=rows)
+        return dataclasses.replace(problem, time=time, batch=batch, rows=rows, evaluating=not self.training)
 
 
 class LSTM(_Layers):

@@ -317,12 +317,12 @@ _LIBRARY.define(
 
 
 def _run_aten_layer(
-    input: Tensor, batch_sizes: Tensor | None, hx: list[Tensor], weights: list[Tensor], cell: str
+    input: Tensor, batch_sizes: Tensor | None, hx: list[Tensor], weights: list[Tensor], cell: str, training: bool
 ) -> tuple[Tensor, ...]:
     directions = hx[0].shape[0]
     has_bias = len(weights) // directions >= 4
     output, final = aten.layers(
-        CELLS[cell], input, batch_sizes, tuple(hx), weights, has_bias, 1, 0.0, False, directions == 2
+        CELLS[cell], input, batch_sizes, tuple(hx), weights, has_bias, 1, 0.0, training, directions == 2
     )
     return output, *final
 
@@ -330,7 +330,7 @@ def _run_aten_layer(
 def _aten_layer(
     input: Tensor, batch_sizes: Tensor | None, hx: list[Tensor], weights: list[Tensor], cell: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    results = [r.contiguous() for r in _run_aten_layer(input, batch_sizes, hx, weights, cell)]
+    results = [r.contiguous() for r in _run_aten_layer(input, batch_sizes, hx, weights, cell, False)]
     return results[0], results[1], results[2] if len(results) == 3 else input.new_empty(0)
 
 
@@ -348,7 +348,8 @@ def _aten_layer_backward(
     above = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
     with above, torch.enable_grad():
         given = [t.detach().requires_grad_() for t in (input, *hx, *weights)]
-        again = _run_aten_layer(given[0], batch_sizes, given[1 : 1 + len(hx)], given[1 + len(hx) :], cell)
+        # cuDNN differentiates no layer that it did not run in training.
+        again = _run_aten_layer(given[0], batch_sizes, given[1 : 1 + len(hx)], given[1 + len(hx) :], cell, True)
         pairs = [(r, u) for r, u in zip(again, (dout, dh, dc), strict=False) if u is not None]
         gradients = torch.autograd.grad([r for r, _ in pairs], given, [u for _, u in pairs], allow_unused=True)
     return [torch.zeros_like(t) if g is None else g.contiguous() for t, g in zip(given, gradients, strict=True)]

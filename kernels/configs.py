@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _KIB = 1024
 # Dynamic shared memory one block may use, by compute capability (CUDA C++ Programming Guide, technical specifications).
@@ -105,6 +105,8 @@ class ScanShape:
         batch, hidden, directions: sizes.
         ieee: whether products are to be exact float32 ones, which the matrix units do not do.
         inner: how many of the gates are contracted apart from the others, after one more exchange (counts.py).
+        moved: elements per row and unit that a step reads from memory or writes there, h's exchange aside; the same for
+            every launch, so it has no part in the choice of one.
     """
 
     gates: int
@@ -115,6 +117,7 @@ class ScanShape:
     directions: int
     ieee: bool = False
     inner: int = 0
+    moved: int = field(default=0, compare=False)
 
     @property
     def left(self) -> int:
@@ -186,8 +189,20 @@ def instruction_estimate(shape: ScanShape, config: LaunchConfig) -> float:
     return total + (3 * streamed if config.tier == "streamed" else 0)
 
 
+def _solo_per_sm(shape: ScanShape, config: LaunchConfig, device: Device) -> int:
+    """How many solo programs an SM runs at a time; their registers as compile reports have them (sm_90)."""
+    registers = min(255, 32 + 5 * config.block_h // 2) * config.num_warps * 32
+    return max(1, min(device.shared_bytes // (shared_estimate(shape, config) + _KIB), 65536 // registers))
+
+
 def step_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float:
-    """Estimated time of one step, all waves counted.
+    """Estimated time of one step: `launch_cost`, or what memory takes for all that a step moves where that is more."""
+    moved = shape.moved * shape.batch * shape.hidden * shape.directions * shape.element_bytes
+    return max(launch_cost(shape, config, device), moved / device.memory_rate)
+
+
+def launch_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float:
+    """Estimated time of one step, all waves counted, if x, saved values and outputs moved in no time.
 
     The sum of what a step waits for in turn: its instructions, the exchange's hop (or the launch), its tile of h or dr
     through L2, R's slice from shared memory or L2, the matrix instructions, and what waits within the program.
@@ -201,10 +216,16 @@ def step_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float:
     reads = shape.left if shape.backward else shape.left + shape.inner
     left = reads * config.block_b * padded_k * shape.element_bytes
     macs = shape.gates * config.block_h * config.block_b * padded_k * (shape.element_bytes / 2)
-    cost = 0.3 + macs / device.sm_mac_rate
-    cost += instruction_estimate(shape, config) * config.num_warps / device.sm_issue_rate
+    # Exact float32 products are ordinary instructions, one for 32 of them.
+    multiply = macs / 2 / (32 * device.sm_issue_rate) if shape.ieee else macs / device.sm_mac_rate
+    issue = instruction_estimate(shape, config) * config.num_warps / device.sm_issue_rate
+    cost = 0.3 + multiply + issue
+    share = _ceil_div(programs, device.sms)
     if config.tier == "solo":
-        cost += weights / device.sm_shared_rate
+        read = weights / device.sm_shared_rate
+        # Programs of one SM wait at the same time, and take turns with its units.
+        waves = _ceil_div(share, _solo_per_sm(shape, config, device))
+        cost = max((cost + read) * waves, max(multiply, issue, read) * share)
     else:
         cost += max(programs * left / device.l2_rate, left / device.sm_l2_rate)
         if config.schedule == "persistent":
@@ -221,7 +242,7 @@ def step_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float:
             )
     if config.schedule == "stepwise":
         launches = 1 if config.tier == "solo" else 1 + shape.inner
-        cost = device.launch_us * launches + cost * _ceil_div(programs, device.sms)
+        cost = device.launch_us * launches + cost * (1 if config.tier == "solo" else share)
     return cost * _ceil_div(tiles, config.batch_tiles)
 
 
@@ -314,6 +335,6 @@ def choose(shape: ScanShape, device: Device, schedule: str, exchange: str | None
     """The candidate the cost model likes best; None where the device has no room for any."""
     return min(
         candidates(shape, device, schedule, exchange),
-        key=lambda config: step_cost(shape, config, device),
+        key=lambda config: launch_cost(shape, config, device),
         default=None,
     )

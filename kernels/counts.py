@@ -27,6 +27,16 @@ class Counts:
     splits_bias: bool
     inner: int
 
+    def moved(self, backward: bool, save: bool) -> int:
+        """Elements per row and unit that one step of a scan reads from memory, or writes there.
+
+        Forward: x in, h out, and the other states and the saved values with `save`. Backward: the saved values, a
+        state and the output's gradient in, the gates' gradients out.
+        """
+        if backward:
+            return self.gates * (1 + self.splits_bias) + self.saved + 2
+        return self.gates + 1 + (self.states - 1 + self.saved if save else 0)
+
 
 COUNTS: dict[str, Counts] = {
     counts.name: counts

@@ -103,23 +103,28 @@ def tf32_allowed() -> bool:
         return bool(torch.backends.cudnn.rnn.fp32_precision == "tf32")  # type: ignore[attr-defined]  # torch >= 2.9
 
 
-def scan_shape(cell: Cell, backward: bool, dtype: torch.dtype, batch: int, hidden: int, directions: int) -> ScanShape:
-    """What the launch of one scan is chosen by, under torch's present TF32 switch."""
+def scan_shape(
+    cell: Cell, backward: bool, dtype: torch.dtype, batch: int, hidden: int, directions: int, save: bool = True
+) -> ScanShape:
+    """What the launch of one scan is chosen by, under torch's present TF32 switch; `save`: for a backward scan."""
     ieee = dtype == torch.float32 and not tf32_allowed()
-    return ScanShape(cell.gates, backward, dtype.itemsize, batch, hidden, directions, ieee, cell.inner)
+    moved = cell.moved(backward, save)
+    return ScanShape(cell.gates, backward, dtype.itemsize, batch, hidden, directions, ieee, cell.inner, moved)
+
+
+def passes(problem: Problem) -> list[ScanShape]:
+    """The scans of one layer of `problem`: forward, and backward where gradients are needed."""
+    sizes = (problem.dtype, problem.batch, problem.hidden, problem.directions)
+    return [
+        scan_shape(problem.cell, backward, *sizes, problem.grad)
+        for backward in ((False, True) if problem.grad else (False,))
+    ]
 
 
 def planned(problem: Problem, schedule: str) -> list[LaunchConfig | None]:
-    """The launches of `problem`: forward, and backward where gradients are needed."""
+    """Their launches."""
     device = device_limits(problem.device)
-    return [
-        choose(
-            scan_shape(problem.cell, backward, problem.dtype, problem.batch, problem.hidden, problem.directions),
-            device,
-            schedule,
-        )
-        for backward in ((False, True) if problem.grad else (False,))
-    ]
+    return [choose(shape, device, schedule) for shape in passes(problem)]
 
 
 def describe(problem: Problem, schedule: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastrnn.backends import fused
+from fastrnn.backends import fused, handover
 
 if TYPE_CHECKING:
     from fastrnn.dispatch import Problem
@@ -22,7 +22,7 @@ def supports(problem: Problem) -> str | None:
 
 
 def declines(problem: Problem) -> str | None:
-    return fused.declined()
+    return fused.declined() or handover.declined(problem)
 
 
 def describe(problem: Problem) -> str:
