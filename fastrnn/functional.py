@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastrnn import ops
+from fastrnn import layer_op, ops
 from fastrnn.backends import aten, reference
 from fastrnn.cells import CELLS, Cell
 from fastrnn.checks import jit_tracing
@@ -380,7 +380,7 @@ def run(
         state = tuple(h[i * D : (i + 1) * D] for h in hx)
         last = i + 1 == num_layers
         if traced:
-            input, final = ops.aten_layer(
+            input, final = layer_op.aten_layer(
                 cell, input, batch_sizes, state, [t for w in weights for t in w if t is not None]
             )
         else:
