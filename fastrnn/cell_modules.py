@@ -70,7 +70,8 @@ class _Cell(nn.RNNCellBase):
         """The next states, shaped like the input."""
         batched, states = self._prepare(input, hx)
         final = functional.one_step(self._cell(), batched, states, self._weights(), self.backend)
-        return final if batched is input else tuple(h.squeeze(0) for h in final)
+        # Copies: a view could not be detached in place.
+        return final if batched is input else tuple(h.squeeze(0).clone() for h in final)
 
     def _problem(self, input: Tensor, hx: Any = None) -> Problem:
         """What `forward` would ask of a backend; for `fastrnn.explain`."""

@@ -1,7 +1,9 @@
-"""The operators for torch's own layer as one node of a graph, which it is unrolled in over a fixed T otherwise.
+"""The operators for torch's own layer as one node of a graph, for torch.compile and torch.export to trace.
 
-    fastrnn::aten_layer           one layer, both directions, for torch.compile and torch.export to trace
+    fastrnn::aten_layer           one layer, both directions; torch's own is unrolled over a fixed T there
     fastrnn::aten_layer_backward  its gradient, which runs the layer again
+
+The tensors are laid out as torch's layers take and return them.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ class _Layers(nn.RNNBase):
             input = input.unsqueeze(batch_dim)
         hx = self._initial(input, input.size(batch_dim)) if hx is None else self._batch_hidden(hx, is_batched)
         self.check_forward_args(input, hx, None)
-        return input.transpose(0, 1) if self.batch_first else input, hx, None
+        return input, hx, None
 
     def _extras(
         self, input: Tensor | PackedSequence, lengths: Tensor | None, resets: Tensor | None, cells: bool
@@ -159,18 +159,13 @@ class _Layers(nn.RNNBase):
                 for data in (output, cells)
             ]
             return packed[0], self.permute_hidden(final, unsorted_indices), packed[1]
-        output = self._as_given(input, output)
-        if cells is not None:
-            cells = self._as_given(input, cells)
         if input.dim() != 3:
-            final = tuple(h.squeeze(1) for h in final) if isinstance(final, tuple) else final.squeeze(1)
+            # Copies, small ones, of a single row: views could not be detached in place.
+            batch_dim = 0 if self.batch_first else 1
+            output = output.squeeze(batch_dim).clone()
+            cells = None if cells is None else cells.squeeze(batch_dim).clone()
+            final = tuple(h.squeeze(1).clone() for h in final) if isinstance(final, tuple) else final.squeeze(1).clone()
         return output, final, cells
-
-    def _as_given(self, input: Tensor, output: Tensor) -> Tensor:
-        """`output` `(T, B, ...)` laid out like `input`."""
-        if self.batch_first:
-            output = output.transpose(0, 1)
-        return output if input.dim() == 3 else output.squeeze(0 if self.batch_first else 1)
 
     def _run(
         self, input: Tensor, hx: Any, batch_sizes: Tensor | None, extras: Extras
@@ -188,6 +183,7 @@ class _Layers(nn.RNNBase):
             batch_sizes,
             extras,
             self.backend,
+            self.batch_first and batch_sizes is None,
         )
         return output, final if len(final) > 1 else final[0], cells
 
@@ -206,7 +202,7 @@ class _Layers(nn.RNNBase):
             self._cell(), data, self._states(hx), self._weights(), self.bias, self.num_layers, self.bidirectional,
             batch_sizes, self._extras(input, lengths, resets, return_cells),
         )  # fmt: skip
-        time = data.shape[0] if batch_sizes is None else batch_sizes.numel()
+        time = data.shape[int(self.batch_first)] if batch_sizes is None else batch_sizes.numel()
         return dataclasses.replace(problem, time=time, batch=self._states(hx)[0].shape[1])
 
 

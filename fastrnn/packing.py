@@ -32,8 +32,9 @@ class Padding(NamedTuple):
 
     def pad(self, data: Tensor) -> Tensor:
         """`(rows of data, N)` to `(T, B, N)`, zero where there are no rows."""
-        padded = data.new_zeros(self.time * self.batch, data.shape[1])
-        return padded.index_copy(0, self.positions, data).view(self.time, self.batch, data.shape[1])
+        padded = data.new_zeros(self.time * self.batch, data.shape[1]).index_copy(0, self.positions, data)
+        # Without a copy and yet no view, which users could not detach in place; nothing else has the tensor inside.
+        return torch.ops.aten._unsafe_view(padded, (self.time, self.batch, data.shape[1]))
 
     def pack(self, padded: Tensor) -> Tensor:
         """`(T, B, N)` to `(rows of data, N)`."""
