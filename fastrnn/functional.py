@@ -159,8 +159,8 @@ def _layer(
     terms = [F.linear(h0, w.hh).reshape(B, G, H) for h0, w in zip(state[0], weights, strict=True)]
     x = _add_first(x, torch.stack(terms), extras)
     memory = torch.stack((torch.zeros_like(state[1]), *state[1:]))
-    output, (final, *others), cells = _scan(x, weight_hh, bias_hh, memory, extras, cell, backend, batch_first)
-    h = torch.stack([F.linear(m, hr) for m, hr in zip(final, projection, strict=True)])
+    output, (last, *others), cells = _scan(x, weight_hh, bias_hh, memory, extras, cell, backend, batch_first)
+    h = torch.stack([F.linear(m, hr) for m, hr in zip(last, projection, strict=True)])
     if extras.lengths is not None:
         h = torch.where((extras.lengths > 0).view(1, B, 1), h, state[0])
     memories = (output.transpose(0, 1) if batch_first else output).unflatten(2, (D, H)).unbind(2)
@@ -349,10 +349,18 @@ def run(
                 batch_sizes, extras, chosen, batch_first,
             )  # fmt: skip
     traced = False
+    # A PackedSequence's sizes are data, which only torch's layer, as one node, keeps out of a graph.
+    whole = chosen == aten.NAME and batch_sizes is not None and cell.mode in aten.MODES and not keep_cells
     if torch.compiler.is_compiling():
-        # A PackedSequence's sizes are data, which only torch's layer, as one node, keeps out of the graph.
-        whole = chosen == aten.NAME and batch_sizes is not None and cell.mode in aten.MODES and not keep_cells
         traced = whole or (torchs and lengths is None)
+    elif jit_tracing():
+        if chosen == reference.NAME:
+            raise RuntimeError(
+                "torch.jit.trace would keep this input's number of time steps for every other: the reference, which "
+                "runs here, is a Python loop over them. Trace the layer with backend='auto' or 'aten', and outside of "
+                "torch.func transforms."
+            )
+        torchs = torchs or whole
     options = (flat_weights, has_bias, num_layers, dropout, training, bidirectional)
     # by_torchs_packed_layer looks at lengths, which a trace would make constants of.
     if torchs and not traced and not (lengths is not None and jit_tracing()):

@@ -18,6 +18,7 @@ from fastrnn.cells import BY_MODE, CELLS, Cell
 from fastrnn.checks import checked_lengths, checked_resets
 from fastrnn.dispatch import Problem, check_name
 from fastrnn.functional import Extras
+from fastrnn.packing import batch_of
 
 _OURS = ("backend", "reset_after")
 
@@ -103,7 +104,7 @@ class _Layers(nn.RNNBase):
         if isinstance(input, PackedSequence):
             data, batch_sizes, sorted_indices, _ = input
             if hx is None:
-                hx = self._initial(data, int(batch_sizes[0]))
+                hx = self._initial(data, batch_of(batch_sizes))
             # Before the permutation: indexing would hide a batch that is too large.
             self.check_forward_args(data, hx, batch_sizes)
             return data, self.permute_hidden(hx, sorted_indices), batch_sizes

@@ -269,15 +269,17 @@ def _backward(
     weight, state, lengths, resets, output, cells, saved = ctx.saved_tensors
     _, D, B, H = state.shape
 
-    def as_scanned(rows: Tensor | None, *sizes: int) -> Tensor | None:
+    def as_scanned(rows: Tensor, *sizes: int) -> Tensor:
         """What `_laid_out` was given."""
-        if rows is None:
-            return None
         rows = rows.transpose(0, 1) if ctx.batch_first else rows
         return rows.reshape(rows.shape[0], B, *sizes)
 
-    output, cells = as_scanned(output, D, H), as_scanned(cells, D, cell.states - 1, H)
-    dout, dcells = as_scanned(dout, D, H), as_scanned(dcells, D, cell.states - 1, H)
+    others = (D, cell.states - 1, H)
+    output, cells = as_scanned(output, D, H), as_scanned(cells, *others)
+    dout, dcells = (
+        None if dout is None else as_scanned(dout, D, H),
+        None if dcells is None else as_scanned(dcells, *others),
+    )
     dfinal = None
     if dh is not None or dc is not None:
         upstream = (dh, dc)[: cell.states]
@@ -373,9 +375,13 @@ def scan(
     """
     tensors = (x, weight, bias, state)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    tracing = torch.compiler.is_compiling()
+    if jit_tracing():
+        # What is recorded here may be differentiated later, and torch.jit.trace, which checks what it recorded under
+        # no_grad, must find the same again.
+        tracing, save = True, not torch.is_inference_mode_enabled()
     # In inference the operator's own bookkeeping, a third of a short call's time, would be for nobody: no tracer, no
     # mode that watches operators (fake tensors, say), no gradient.
-    tracing = torch.compiler.is_compiling() or jit_tracing()
     watched = save or tracing or torch._C._len_torch_dispatch_stack() > 0
     call = torch.ops.fastrnn.scan_layer if watched else _scan_layer
     given = (x, weight, bias, state, lengths, resets, cell, backend, save, keep_cells, batch_first)

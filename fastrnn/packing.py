@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastrnn.backends import aten
 from fastrnn.cells import Cell
+from fastrnn.checks import jit_tracing
 
 
 class Padding(NamedTuple):
@@ -32,9 +33,12 @@ class Padding(NamedTuple):
 
     def pad(self, data: Tensor) -> Tensor:
         """`(rows of data, N)` to `(T, B, N)`, zero where there are no rows."""
-        padded = data.new_zeros(self.time * self.batch, data.shape[1]).index_copy(0, self.positions, data)
+        padded: Tensor = data.new_zeros(self.time * self.batch, data.shape[1]).index_copy(0, self.positions, data)
+        shape = (self.time, self.batch, data.shape[1])
+        if jit_tracing():
+            return padded.view(shape)  # sizes are tensors here, of which torch.ops would make constants
         # Without a copy and yet no view, which users could not detach in place; nothing else has the tensor inside.
-        return torch.ops.aten._unsafe_view(padded, (self.time, self.batch, data.shape[1]))
+        return torch.ops.aten._unsafe_view(padded, shape)  # type: ignore[no-any-return]  # torch.ops is untyped
 
     def pack(self, padded: Tensor) -> Tensor:
         """`(T, B, N)` to `(rows of data, N)`."""
@@ -47,15 +51,20 @@ def padding_of(time: int, lengths: Tensor, device: torch.device) -> Padding:
     index = present.flatten().nonzero().squeeze(1)
     return Padding(
         time,
-        len(lengths),
+        lengths.shape[0],  # not len(), of which torch.jit.trace would make a constant
         index.to(device, non_blocking=True),
         lengths.to(device, torch.int32, non_blocking=True),
     )
 
 
+def batch_of(batch_sizes: Tensor) -> Any:
+    """How many rows a PackedSequence has; while torch.jit.trace records a tensor, so that the trace holds for any."""
+    return batch_sizes[0] if jit_tracing() else int(batch_sizes[0])
+
+
 def lengths_of(batch_sizes: Tensor) -> Tensor:
     """`(B,)`: of the rows of a PackedSequence, longest first."""
-    rows = torch.arange(int(batch_sizes[0]), device=batch_sizes.device)
+    rows = torch.arange(batch_of(batch_sizes), device=batch_sizes.device)
     return (rows.unsqueeze(0) < batch_sizes.unsqueeze(1)).sum(0)
 
 

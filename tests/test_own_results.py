@@ -1,4 +1,4 @@
-"""What layers and cells return are tensors of their own: no view, which nobody can detach in place, no part of another."""
+"""What layers and cells return are tensors of their own: no views, which none can detach in place, no shared memory."""
 
 from __future__ import annotations
 
