@@ -362,18 +362,17 @@ def run(
             )
         torchs = torchs or whole
     options = (flat_weights, has_bias, num_layers, dropout, training, bidirectional)
-    # by_torchs_packed_layer looks at lengths, which a trace would make constants of.
-    if torchs and not traced and not (lengths is not None and jit_tracing()):
-        if lengths is None:
-            return *aten.layers(cell, input, batch_sizes, hx, *options, batch_first), None
-        input = input.transpose(0, 1) if batch_first else input
-        output, states = by_torchs_packed_layer(cell, input, hx, options, lengths)
-        return output.transpose_(0, 1) if batch_first else output, states, None
+    if torchs and not traced and lengths is None:
+        return *aten.layers(cell, input, batch_sizes, hx, *options, batch_first), None
     if batch_first:
         input = input.transpose(0, 1)
     if batch_sizes is None and input.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     _check_tensors(input, hx, flat_weights)
+    # by_torchs_packed_layer looks at lengths, which a trace would make constants of.
+    if torchs and not traced and lengths is not None and not jit_tracing():
+        output, states = by_torchs_packed_layer(cell, input, hx, options, lengths)
+        return output.transpose_(0, 1) if batch_first else output, states, None
 
     # On a CPU the lengths can be looked at, and products be taken over the steps that there are. A GPU multiplies all
     # of them in the time in which it would pick some out.
