@@ -363,6 +363,8 @@ def run(
         torchs = torchs or whole
     options = (flat_weights, has_bias, num_layers, dropout, training, bidirectional)
     if torchs and not traced and lengths is None:
+        if batch_sizes is not None:
+            _check_tensors(input, hx, ())  # which torch does of padded input alone
         return *aten.layers(cell, input, batch_sizes, hx, *options, batch_first), None
     if batch_first:
         input = input.transpose(0, 1)
@@ -458,9 +460,10 @@ def one_step_problem(cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights:
 
 
 def one_step(
-    cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights, backend: str = "auto"
+    cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights, backend: str = "auto", checked: bool = False
 ) -> tuple[Tensor, ...]:
-    """One time step of one layer: `(B, I)` and states `(B, H)` to new states `(B, H)`."""
+    """One time step of one layer: `(B, I)` and states `(B, H)` to new states `(B, H)`; `checked` if those are known to
+    have the input's batch, dtype and device, of which torch's own cells look at a part."""
     dtype = _autocast_dtype(input)
     chosen, torchs = _backend(backend, cell, input, dtype, _plain(weights.hh.shape[1]))
     if dtype is not None:
@@ -468,10 +471,11 @@ def one_step(
         weights = Weights(*(None if w is None else w.to(dtype) for w in weights))  # type: ignore[arg-type]  # ih and hh are there
         with torch.autocast(input.device.type, enabled=False):
             return one_step(cell, input.to(dtype), hx, weights, chosen)
+    if not (torchs and checked):
+        _check_step(cell, input, hx, weights)
+        _check_tensors(input, hx, [w for w in weights if w is not None])
     if torchs:
         return aten.one_step(cell, input, hx, weights)
-    _check_step(cell, input, hx, weights)
-    _check_tensors(input, hx, [w for w in weights if w is not None])
     states = tuple(h.unsqueeze(0) for h in hx)
     _, final, _ = _layer(cell, input.unsqueeze(0), states, [weights], _NO_EXTRAS, chosen)
     # In place: a view could not be detached in place.

@@ -86,6 +86,11 @@ class _Layers(nn.RNNBase):
         if input.dim() not in (2, 3):
             raise ValueError(f"{self.mode}: Expected input to be 2D or 3D, got {input.dim()}D instead")
 
+    def _check_kind(self, hx: Any) -> None:
+        """Refuse what is no state at all; sizes are looked at later."""
+        if not isinstance(hx, Tensor):
+            raise TypeError(f"{self.mode}: Expected hx to be a tensor, got {type(hx).__name__}")
+
     def _batch_hidden(self, hx: Any, is_batched: bool) -> Any:
         """Check the rank of `hx`, and give an unbatched one its batch axis."""
         if is_batched:
@@ -101,6 +106,8 @@ class _Layers(nn.RNNBase):
 
     def _prepare(self, input: Tensor | PackedSequence, hx: Any) -> tuple[Tensor, Any, Tensor | None]:
         """Check the arguments and bring them into the form `functional.run` takes: `(input, hx, batch_sizes)`."""
+        if hx is not None:
+            self._check_kind(hx)
         if isinstance(input, PackedSequence):
             data, batch_sizes, sorted_indices, _ = input
             if hx is None:
@@ -283,13 +290,25 @@ class LSTM(_Layers):
         return results if return_cells else results[:2]
 
     def _states(self, hx: Any) -> tuple[Tensor, ...]:
-        if len(hx) != 2:
-            raise RuntimeError("lstm expects two hidden states")
         return hx[0], hx[1]
 
     def _initial(self, input: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         cell = super()._initial(input, batch)
         return (cell[..., : self.proj_size] if self.proj_size else cell), cell
+
+    def _check_kind(self, hx: Any) -> None:
+        if isinstance(hx, Tensor):
+            # Both states in one. Of too few torch says so.
+            if hx.dim() and hx.shape[0] > 2:
+                raise RuntimeError("lstm expects two hidden states")
+            return
+        if not isinstance(hx, (tuple, list)) or not all(isinstance(h, Tensor) for h in hx):
+            given = (
+                f"({', '.join(type(h).__name__ for h in hx)})" if isinstance(hx, (tuple, list)) else type(hx).__name__
+            )
+            raise TypeError(f"LSTM: Expected hx to be two tensors, (h_0, c_0), got {given}")
+        if len(hx) != 2:
+            raise RuntimeError("lstm expects two hidden states")
 
     def _batch_hidden(self, hx: Any, is_batched: bool) -> Any:
         dims = f"({hx[0].dim()}-D, {hx[1].dim()}-D)"
