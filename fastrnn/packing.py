@@ -49,6 +49,7 @@ def padding_of(time: int, lengths: Tensor, device: torch.device) -> Padding:
     """For rows of these lengths, a CPU tensor, so that nothing waits for the device."""
     present = torch.arange(time, device=lengths.device).unsqueeze(1) < lengths
     index = present.flatten().nonzero().squeeze(1)
+    # Nobody waits for the copies, and no caller can write into what they read: neither tensor was given by one.
     return Padding(
         time,
         lengths.shape[0],  # not len(), of which torch.jit.trace would make a constant
