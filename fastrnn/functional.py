@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastrnn import layer_op, ops
+from fastrnn import flops, layer_op, ops
 from fastrnn.backends import aten, reference
 from fastrnn.cells import CELLS, Cell
 from fastrnn.checks import jit_tracing
@@ -59,6 +59,7 @@ class Extras(NamedTuple):
 
 
 _NO_EXTRAS = Extras()
+flops.register()  # the operators are defined by now
 
 
 def _group(flat_weights: Sequence[Tensor], has_bias: bool, projected: bool, directions: int) -> list[list[Weights]]:
