@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastrnn import functional
 from fastrnn.cells import BY_MODE, Cell
+from fastrnn.checks import jit_tracing
 from fastrnn.dispatch import Problem, check_name
 from fastrnn.functional import Weights
 from fastrnn.modules import fx_leaf, torch_twin
@@ -45,6 +46,38 @@ class _Cell(nn.RNNCellBase):
         if input.dim() not in (1, 2):
             raise ValueError(f"{self._name}: Expected input to be 1D or 2D, got {input.dim()}D instead")
 
+    def _fits(self, input: Tensor, hx: Any) -> bool:
+        """Whether the states are what they should be, said quickly."""
+        try:
+            if jit_tracing():  # sizes are tensors then, which nothing can be asked of
+                return all(isinstance(h, Tensor) and h.dim() == input.dim() for h in hx)
+            shape, dtype, device = (*input.shape[:-1], self.hidden_size), input.dtype, input.device
+            for h in hx:
+                if h.shape != shape or h.dtype != dtype or h.device != device:
+                    return False
+        except (AttributeError, TypeError):
+            return False
+        return True
+
+    def _check_states(self, input: Tensor, hx: Any) -> None:
+        """Say what is wrong with states that do not fit. torch's kernels would not look, and end in nonsense, or the
+        process."""
+        count, several = self._cell().states, self._cell().states > 1
+        if not isinstance(hx, (tuple, list)) and not (several and isinstance(hx, Tensor) and hx.dim()):
+            expected = f"hx to be {count} tensors" if several else "hidden to be a tensor"
+            raise TypeError(f"{self._name}: Expected {expected}, got {type(hx).__name__}")
+        rank = input.dim()
+        for i, value in enumerate(hx):
+            name = f"hx[{i}]" if several else "hidden"
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{self._name}: Expected {name} to be a tensor, got {type(value).__name__}")
+            if value.dim() not in (1, 2):
+                raise ValueError(f"{self._name}: Expected {name} to be 1D or 2D, got {value.dim()}D instead")
+            if value.dim() != rank:
+                raise RuntimeError(
+                    f"{self._name}: Expected {name} to be {rank}D like the input, got {value.dim()}D instead"
+                )
+
     def _weights(self) -> Weights:
         own: dict[str, Any] = self._parameters
         try:
@@ -55,7 +88,6 @@ class _Cell(nn.RNNCellBase):
 
     def _prepare(self, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Check the arguments and give unbatched ones their batch axis: `(N, I)` and states `(N, H)`."""
-        self._check_rank(input)
         is_batched = input.dim() == 2
         if not is_batched:
             input = input.unsqueeze(0)
@@ -68,12 +100,17 @@ class _Cell(nn.RNNCellBase):
 
     def _step(self, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
         """The next states, shaped like the input."""
+        fits = hx is None or self._fits(input, hx)
+        if not fits:
+            self._check_states(input, hx)
         batched, states = self._prepare(input, hx)
-        final = functional.one_step(self._cell(), batched, states, self._weights(), self.backend)
-        return final if batched is input else tuple(h.squeeze(0) for h in final)
+        final = functional.one_step(self._cell(), batched, states, self._weights(), self.backend, fits)
+        # Copies: a view could not be detached in place.
+        return final if batched is input else tuple(h.squeeze(0).clone() for h in final)
 
     def _problem(self, input: Tensor, hx: Any = None) -> Problem:
         """What `forward` would ask of a backend; for `fastrnn.explain`."""
+        self._check_rank(input)
         states = None if hx is None else tuple(hx) if self._cell().states > 1 else (hx,)
         batched, states = self._prepare(input, states)
         problem = functional.one_step_problem(self._cell(), batched, states, self._weights())
@@ -109,11 +146,7 @@ class LSTMCell(_Cell):
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         if isinstance(input, torch.fx.Proxy):
             return fx_leaf(self, input, hx)
-        if hx is not None:
-            self._check_rank(input)
-            for i, value in enumerate(hx):
-                if value.dim() not in (1, 2):
-                    raise ValueError(f"LSTMCell: Expected hx[{i}] to be 1D or 2D, got {value.dim()}D instead")
+        self._check_rank(input)
         h, c = self._step(input, hx)
         return h, c
 
@@ -125,8 +158,6 @@ class _SingleStateCell(_Cell):
         if isinstance(input, torch.fx.Proxy):
             return fx_leaf(self, input, hx)
         self._check_rank(input)
-        if hx is not None and hx.dim() not in (1, 2):
-            raise ValueError(f"{self._name}: Expected hidden to be 1D or 2D, got {hx.dim()}D instead")
         return self._step(input, None if hx is None else (hx,))[0]
 
 

@@ -35,6 +35,20 @@ def jit_tracing() -> bool:
     return not torch.compiler.is_compiling() and torch._C._is_tracing()
 
 
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`; the host waits only where it could not go on, and may then change what it gave.
+
+    A copy to a GPU that nothing waits for reads pinned memory later, when the caller may have written the next values
+    into it, as into a rollout buffer: so it reads a copy of ours. From pageable memory the driver has taken the values
+    before the call returns. A copy to the host that nothing waits for would be read here before it is there.
+    """
+    if tensor.device == device:
+        return tensor
+    if tensor.device.type == "cpu":
+        tensor = tensor.clone(memory_format=torch.contiguous_format)
+    return tensor.to(device, non_blocking=device.type != "cpu")
+
+
 def checked_lengths(lengths: Tensor, time: int, batch: int | None, device: torch.device) -> Tensor:
     """`lengths` as the scan takes them: `(B,)` int32 in [0, T], on `device`.
 
@@ -69,8 +83,9 @@ def checked_lengths(lengths: Tensor, time: int, batch: int | None, device: torch
             raise ValueError(
                 f"lengths should lie between 0 and the {time} time steps of the input, got {low} to {high}"
             )
-    lengths = lengths.reshape(-1).clamp(0, time)
-    return lengths.to(device, torch.int32, non_blocking=True)
+    else:
+        lengths = lengths.clamp(0, time)
+    return moved(lengths.reshape(-1).int(), device)
 
 
 def checked_resets(resets: Tensor, time: int, batch: int | None, batch_first: bool, device: torch.device) -> Tensor:
@@ -96,4 +111,4 @@ def checked_resets(resets: Tensor, time: int, batch: int | None, batch_first: bo
         resets = resets.unsqueeze(1)
     elif batch_first:
         resets = resets.t()
-    return resets.to(device, non_blocking=True).contiguous()
+    return moved(resets, device).contiguous()

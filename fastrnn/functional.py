@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastrnn import ops
+from fastrnn import flops, layer_op, ops
 from fastrnn.backends import aten, handover, packed_cost, reference
 from fastrnn.cells import CELLS, Cell
 from fastrnn.checks import jit_tracing
@@ -59,6 +59,7 @@ class Extras(NamedTuple):
 
 
 _NO_EXTRAS = Extras()
+flops.register()  # the operators are defined by now
 
 
 def _group(flat_weights: Sequence[Tensor], has_bias: bool, projected: bool, directions: int) -> list[list[Weights]]:
@@ -89,12 +90,25 @@ def _check_tensors(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor
 
 
 def _scan(
-    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, extras: Extras, cell: Cell, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    extras: Extras,
+    cell: Cell,
+    backend: str,
+    batch_first: bool,
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """`ops.scan`, by any backend."""
     lengths, resets, keep_cells = extras
-    if backend == reference.NAME:
-        return reference.scan(x, weight, bias, state, lengths, resets, cell)
-    return ops.scan(x, weight, bias, state, lengths, resets, cell.name, backend, keep_cells)
+    if backend != reference.NAME:
+        return ops.scan(x, weight, bias, state, lengths, resets, cell.name, backend, keep_cells, batch_first)
+    output, final, cells = reference.scan(x, weight, bias, state, lengths, resets, cell)
+    if batch_first:
+        output, cells = output.transpose(0, 1), cells.transpose(0, 1)
+    states = tuple(final[i].clone() for i in range(cell.states))
+    cells = torch.cat(cells.flatten(3).unbind(2), -1) if keep_cells else cells
+    return torch.cat(output.unbind(2), -1), states, cells
 
 
 def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
@@ -117,11 +131,12 @@ def _layer(
     weights: list[Weights],
     extras: Extras,
     backend: str,
-    padding: Padding | None,
+    padding: Padding | None = None,
+    batch_first: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """One layer, both directions: `(T, B, I)` and states `(D, B, H or P)` to `(T, B, D * (H or P))`, new states and
-    cells `(T, B, D, STATES - 1, H)`, those only where `extras` asks for them. With `padding`, input and output are
-    packed, `(rows, I)` and `(rows, D * (H or P))`."""
+    cells `(T, B, D * (STATES - 1) * H)`, those only where `extras` asks for them. With `batch_first`, B comes before T
+    in output and cells; with `padding`, input and output are packed, `(rows, I)` and `(rows, D * (H or P))`."""
     T, B = input.shape[:2] if padding is None else (padding.time, padding.batch)
     D, G = len(weights), cell.gates
     H = weights[0].ih.shape[0] // G
@@ -138,26 +153,22 @@ def _layer(
     projection = [w.hr for w in weights if w.hr is not None]
     if not projection:
         weight_hh = _stack([w.hh for w in weights], G, H, H)
-        output, final, cells = _scan(x, weight_hh, bias_hh, torch.stack(state), extras, cell, backend)
-        # Indexed, not unbound: users change states in place, which the views of unbind refuse.
-        output = output.flatten(2) if padding is None else padding.pack(output.flatten(2))
-        return output, tuple(final[i] for i in range(cell.states)), cells
+        output, final, cells = _scan(x, weight_hh, bias_hh, torch.stack(state), extras, cell, backend, batch_first)
+        return output if padding is None else padding.pack(output), final, cells
 
     weight_hh = _stack([w.hh @ w.hr for w in weights if w.hr is not None], G, H, H)
     terms = [F.linear(h0, w.hh).reshape(B, G, H) for h0, w in zip(state[0], weights, strict=True)]
     x = _add_first(x, torch.stack(terms), extras)
     memory = torch.stack((torch.zeros_like(state[1]), *state[1:]))
-    output, final, cells = _scan(x, weight_hh, bias_hh, memory, extras, cell, backend)
-    h = torch.stack([F.linear(m, hr) for m, hr in zip(final[0], projection, strict=True)])
+    output, (last, *others), cells = _scan(x, weight_hh, bias_hh, memory, extras, cell, backend, batch_first)
+    h = torch.stack([F.linear(m, hr) for m, hr in zip(last, projection, strict=True)])
     if extras.lengths is not None:
         h = torch.where((extras.lengths > 0).view(1, B, 1), h, state[0])
-    output = torch.cat([F.linear(output[:, :, d], hr) for d, hr in enumerate(projection)], -1)
-    # final[0] is kept for the gradient of hr.
-    return (
-        output if padding is None else padding.pack(output),
-        (h, *(final[i].clone() for i in range(1, cell.states))),
-        cells,
-    )
+    memories = (output.transpose(0, 1) if batch_first else output).unflatten(2, (D, H)).unbind(2)
+    output = torch.cat([F.linear(m, hr) for m, hr in zip(memories, projection, strict=True)], -1)
+    if batch_first:
+        output = output.transpose_(0, 1)
+    return output if padding is None else padding.pack(output), (h, *others), cells
 
 
 def _add_first(x: Tensor, terms: Tensor, extras: Extras) -> Tensor:
@@ -276,14 +287,14 @@ _selected_at_tracing._dynamo_marked_constant = True  # type: ignore[attr-defined
 
 
 def _backend(
-    backend: str, cell: Cell, input: Tensor, dtype: torch.dtype | None, grad: bool, hidden: int, directions: int = 1,
-    layers: int = 1, projection: int = 0, packed: bool = False, lengths: bool = False, resets: bool = False,
-    cells: bool = False, single: bool = False, evaluating: bool = False,
+    backend: str, cell: Cell, input: Tensor, dtype: torch.dtype | None, grad: bool, batch: int, hidden: int,
+    directions: int = 1, layers: int = 1, projection: int = 0, packed: bool = False, lengths: bool = False,
+    resets: bool = False, cells: bool = False, single: bool = False, evaluating: bool = False,
 ) -> tuple[str, bool]:  # fmt: skip
     """The name of the backend that runs this, whatever T is, and whether torch's own layer does it all.
 
     Args:
-        input: `(T, B, I)`, a PackedSequence's data, or `(B, I)` where it is a single step.
+        input: for its dtype and device.
         dtype: autocast's.
         others: as in `Problem`.
     """
@@ -299,21 +310,28 @@ def _backend(
         name, torchs, most = _selected(
             backend, cell.name, dtype, device, *shape, grad, *asked, _transformed(), single, evaluating, switches
         )
-    if most is not None and _is_at_least(input, most):
+    if most is not None and _is_at_least(batch, most):
         return aten.NAME, True
     return name, torchs
 
 
-def _is_at_least(input: Tensor, batch: int) -> bool:
-    """Whether `input`, `(..., B, I)`, has so many rows; under torch.compile, with a batch that varies, the one guard on
+def _is_at_least(batch: int, most: int) -> bool:
+    """Whether a batch has so many rows; under torch.compile, with a batch that varies, the one guard on
     it. What is exported or traced must serve every batch, and is not chosen by that of the example."""
     if torch.compiler.is_exporting() or jit_tracing():
         return False
-    return input.shape[-2] >= batch
+    return batch >= most
 
 
 def _layer_is_faster(
-    cell: Cell, input: Tensor, batch: int, batch_sizes: Tensor | None, extras: Extras, hidden: int, directions: int
+    cell: Cell,
+    input: Tensor,
+    batch: int,
+    time: int,
+    batch_sizes: Tensor | None,
+    extras: Extras,
+    hidden: int,
+    directions: int,
 ) -> bool:
     """Whether torch's own layer is to train rows of unequal length on a CPU, where the lengths can be looked at."""
     lengths, resets, keep_cells = extras
@@ -322,7 +340,7 @@ def _layer_is_faster(
     if torch.compiler.is_compiling() or jit_tracing():
         return False
     if lengths is not None:
-        time, rows = input.shape[0], int(lengths.sum())
+        rows = int(lengths.sum())
     elif batch_sizes is not None:
         time, rows = batch_sizes.numel(), input.shape[0]
     else:
@@ -350,6 +368,7 @@ def run(
     batch_sizes: Tensor | None = None,
     extras: Extras = _NO_EXTRAS,
     backend: str = "auto",
+    batch_first: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
     """A stack of recurrent layers.
 
@@ -362,10 +381,12 @@ def run(
         batch_sizes: a PackedSequence's, on the CPU, or None.
         extras: what torch.nn has no argument for; without `lengths` and `resets` where there are `batch_sizes`.
         backend: `"auto"` or a backend's name.
+        batch_first: whether B comes before T, in the input and in what is returned; not of packed input.
 
     Returns:
         The output `(T, B, D * (H or P))`, or packed `(rows, D * (H or P))`; the final states, like `hx`; and the last
-        layer's cells `(T, B, D * H)`, or packed, or None where `extras` does not ask for them.
+        layer's cells `(T, B, D * H)`, or packed, or None where `extras` does not ask for them. None is a view, except
+        for the output where torch's own layer makes it one.
 
     Raises:
         RuntimeError: an empty sequence, tensors that differ in device or dtype, or a backend that cannot run this.
@@ -377,7 +398,7 @@ def run(
     lengths, resets, keep_cells = extras
     grad = _needs_grad(flat_weights, hx, input)
     chosen, torchs = _backend(
-        backend, cell, input, dtype, grad, hidden, D, num_layers, projection, batch_sizes is not None,
+        backend, cell, input, dtype, grad, hx[0].shape[1], hidden, D, num_layers, projection, batch_sizes is not None,
         lengths is not None, resets is not None, keep_cells, evaluating=not training,
     )  # fmt: skip
     if dtype is not None:
@@ -386,24 +407,39 @@ def run(
         with torch.autocast(input.device.type, enabled=False):
             return run(
                 cell, input.to(dtype), hx, flat_weights, has_bias, num_layers, dropout, training, bidirectional,
-                batch_sizes, extras, chosen,
+                batch_sizes, extras, chosen, batch_first,
             )  # fmt: skip
     if not torchs and chosen == aten.NAME:
-        torchs = _layer_is_faster(cell, input, hx[0].shape[1], batch_sizes, extras, hidden, D)
+        torchs = _layer_is_faster(
+            cell, input, hx[0].shape[1], input.shape[int(batch_first)], batch_sizes, extras, hidden, D
+        )
     traced = False
+    # A PackedSequence's sizes are data, which only torch's layer, as one node, keeps out of a graph.
+    whole = chosen == aten.NAME and batch_sizes is not None and cell.mode in aten.MODES and not keep_cells
     if torch.compiler.is_compiling():
-        # A PackedSequence's sizes are data, which only torch's layer, as one node, keeps out of the graph.
-        whole = chosen == aten.NAME and batch_sizes is not None and cell.mode in aten.MODES and not keep_cells
         traced = whole or (torchs and lengths is None)
+    elif jit_tracing():
+        if chosen == reference.NAME:
+            raise RuntimeError(
+                "torch.jit.trace would keep this input's number of time steps for every other: the reference, which "
+                "runs here, is a Python loop over them. Trace the layer with backend='auto' or 'aten', and outside of "
+                "torch.func transforms."
+            )
+        torchs = torchs or whole
     options = (flat_weights, has_bias, num_layers, dropout, training, bidirectional)
-    # by_torchs_packed_layer looks at lengths, which a trace would make constants of.
-    if torchs and not traced and not (lengths is not None and jit_tracing()):
-        if lengths is not None:
-            return *by_torchs_packed_layer(cell, input, hx, options, lengths), None
-        return *aten.layers(cell, input, batch_sizes, hx, *options), None
+    if torchs and not traced and lengths is None:
+        if batch_sizes is not None:
+            _check_tensors(input, hx, ())  # which torch does of padded input alone
+        return *aten.layers(cell, input, batch_sizes, hx, *options, batch_first), None
+    if batch_first:
+        input = input.transpose(0, 1)
     if batch_sizes is None and input.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     _check_tensors(input, hx, flat_weights)
+    # by_torchs_packed_layer looks at lengths, which a trace would make constants of.
+    if torchs and not traced and lengths is not None and not jit_tracing():
+        output, states = by_torchs_packed_layer(cell, input, hx, options, lengths)
+        return output.transpose_(0, 1) if batch_first else output, states, None
 
     # On a CPU the lengths can be looked at, and products be taken over the steps that there are. A GPU multiplies all
     # of them in the time in which it would pick some out.
@@ -435,17 +471,20 @@ def run(
         state = tuple(h[i * D : (i + 1) * D] for h in hx)
         last = i + 1 == num_layers
         if traced:
-            input, final = ops.aten_layer(
+            input, final = layer_op.aten_layer(
                 cell, input, batch_sizes, state, [t for w in weights for t in w if t is not None]
             )
         else:
             asked = Extras(lengths, resets, keep_cells and last)
-            input, final, cells = _layer(cell, input, state, weights, asked, chosen, padding if packed else None)
+            within = batch_first and last and order is None
+            input, final, cells = _layer(
+                cell, input, state, weights, asked, chosen, padding if packed else None, within
+            )
         finals.append(final)
         if dropout and training and not last:
             input = _dropout(input, dropout, None if packed else padding)
     states = finals[0] if num_layers == 1 else tuple(torch.cat(same) for same in zip(*finals, strict=True))
-    cells = cells.flatten(2) if cells is not None and keep_cells else None
+    cells = cells if keep_cells else None
     if padding is not None and batch_sizes is not None:
         input = input if packed else padding.pack(input)
         cells = None if cells is None else padding.pack(cells)
@@ -454,6 +493,10 @@ def run(
         input = input.index_select(1, back) if unsorted is None else unsorted.pad(input)
         cells = None if cells is None else cells.index_select(1, back)
         states = tuple(s.index_select(1, back) for s in states)
+    if batch_first and (traced or order is not None):
+        # In place, as torch does it: a view could not be detached in place.
+        input = input.transpose_(0, 1)
+        cells = None if cells is None else cells.transpose_(0, 1)
     return input, states, cells
 
 
@@ -482,22 +525,26 @@ def one_step_problem(cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights:
 
 
 def one_step(
-    cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights, backend: str = "auto"
+    cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights, backend: str = "auto", checked: bool = False
 ) -> tuple[Tensor, ...]:
-    """One time step of one layer: `(B, I)` and states `(B, H)` to new states `(B, H)`."""
+    """One time step of one layer: `(B, I)` and states `(B, H)` to new states `(B, H)`; `checked` if those are known to
+    have the input's batch, dtype and device, of which torch's own cells look at a part."""
     dtype = _autocast_dtype(input)
     grad = _needs_grad(weights, hx, input)
-    chosen, torchs = _backend(backend, cell, input, dtype, grad, _plain(weights.hh.shape[1]), single=True)
+    chosen, torchs = _backend(
+        backend, cell, input, dtype, grad, input.shape[0], _plain(weights.hh.shape[1]), single=True
+    )
     if dtype is not None:
         hx = tuple(h.to(dtype) for h in hx)
         weights = Weights(*(None if w is None else w.to(dtype) for w in weights))  # type: ignore[arg-type]  # ih and hh are there
         with torch.autocast(input.device.type, enabled=False):
             return one_step(cell, input.to(dtype), hx, weights, chosen)
+    if not (torchs and checked):
+        _check_step(cell, input, hx, weights)
+        _check_tensors(input, hx, [w for w in weights if w is not None])
     if torchs:
         return aten.one_step(cell, input, hx, weights)
-    _check_step(cell, input, hx, weights)
-    flat = [w for w in weights if w is not None]
     states = tuple(h.unsqueeze(0) for h in hx)
-    has_bias = weights.bias_ih is not None
-    _, final, _ = run(cell, input.unsqueeze(0), states, flat, has_bias, 1, 0.0, False, False, backend=chosen)
-    return tuple(h.squeeze(0) for h in final)
+    _, final, _ = _layer(cell, input.unsqueeze(0), states, [weights], _NO_EXTRAS, chosen)
+    # In place: a view could not be detached in place.
+    return tuple(h.squeeze_(0) for h in final)

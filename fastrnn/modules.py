@@ -18,6 +18,7 @@ from fastrnn.cells import BY_MODE, CELLS, Cell
 from fastrnn.checks import checked_lengths, checked_resets
 from fastrnn.dispatch import Problem, check_name
 from fastrnn.functional import Extras
+from fastrnn.packing import batch_of
 
 _OURS = ("backend", "reset_after")
 
@@ -85,6 +86,11 @@ class _Layers(nn.RNNBase):
         if input.dim() not in (2, 3):
             raise ValueError(f"{self.mode}: Expected input to be 2D or 3D, got {input.dim()}D instead")
 
+    def _check_kind(self, hx: Any) -> None:
+        """Refuse what is no state at all; sizes are looked at later."""
+        if not isinstance(hx, Tensor):
+            raise TypeError(f"{self.mode}: Expected hx to be a tensor, got {type(hx).__name__}")
+
     def _batch_hidden(self, hx: Any, is_batched: bool) -> Any:
         """Check the rank of `hx`, and give an unbatched one its batch axis."""
         if is_batched:
@@ -100,10 +106,12 @@ class _Layers(nn.RNNBase):
 
     def _prepare(self, input: Tensor | PackedSequence, hx: Any) -> tuple[Tensor, Any, Tensor | None]:
         """Check the arguments and bring them into the form `functional.run` takes: `(input, hx, batch_sizes)`."""
+        if hx is not None:
+            self._check_kind(hx)
         if isinstance(input, PackedSequence):
             data, batch_sizes, sorted_indices, _ = input
             if hx is None:
-                hx = self._initial(data, int(batch_sizes[0]))
+                hx = self._initial(data, batch_of(batch_sizes))
             # Before the permutation: indexing would hide a batch that is too large.
             self.check_forward_args(data, hx, batch_sizes)
             return data, self.permute_hidden(hx, sorted_indices), batch_sizes
@@ -114,7 +122,7 @@ class _Layers(nn.RNNBase):
             input = input.unsqueeze(batch_dim)
         hx = self._initial(input, input.size(batch_dim)) if hx is None else self._batch_hidden(hx, is_batched)
         self.check_forward_args(input, hx, None)
-        return input.transpose(0, 1) if self.batch_first else input, hx, None
+        return input, hx, None
 
     def _extras(
         self, input: Tensor | PackedSequence, lengths: Tensor | None, resets: Tensor | None, cells: bool
@@ -164,18 +172,13 @@ class _Layers(nn.RNNBase):
                 for data in (output, cells)
             ]
             return packed[0], self.permute_hidden(final, unsorted_indices), packed[1]
-        output = self._as_given(input, output)
-        if cells is not None:
-            cells = self._as_given(input, cells)
         if input.dim() != 3:
-            final = tuple(h.squeeze(1) for h in final) if isinstance(final, tuple) else final.squeeze(1)
+            # Copies, small ones, of a single row: views could not be detached in place.
+            batch_dim = 0 if self.batch_first else 1
+            output = output.squeeze(batch_dim).clone()
+            cells = None if cells is None else cells.squeeze(batch_dim).clone()
+            final = tuple(h.squeeze(1).clone() for h in final) if isinstance(final, tuple) else final.squeeze(1).clone()
         return output, final, cells
-
-    def _as_given(self, input: Tensor, output: Tensor) -> Tensor:
-        """`output` `(T, B, ...)` laid out like `input`."""
-        if self.batch_first:
-            output = output.transpose(0, 1)
-        return output if input.dim() == 3 else output.squeeze(0 if self.batch_first else 1)
 
     def _run(
         self, input: Tensor, hx: Any, batch_sizes: Tensor | None, extras: Extras
@@ -193,6 +196,7 @@ class _Layers(nn.RNNBase):
             batch_sizes,
             extras,
             self.backend,
+            self.batch_first and batch_sizes is None,
         )
         return output, final if len(final) > 1 else final[0], cells
 
@@ -211,7 +215,7 @@ class _Layers(nn.RNNBase):
             self._cell(), data, self._states(hx), self._weights(), self.bias, self.num_layers, self.bidirectional,
             batch_sizes, self._extras(input, lengths, resets, return_cells),
         )  # fmt: skip
-        time = data.shape[0] if batch_sizes is None else batch_sizes.numel()
+        time = data.shape[int(self.batch_first)] if batch_sizes is None else batch_sizes.numel()
         batch, rows = self._states(hx)[0].shape[1], 0 if batch_sizes is None else data.shape[0]
         if lengths is not None and lengths.device.type == "cpu":
             rows = int(lengths.sum())
@@ -300,13 +304,25 @@ class LSTM(_Layers):
         return results if return_cells else results[:2]
 
     def _states(self, hx: Any) -> tuple[Tensor, ...]:
-        if len(hx) != 2:
-            raise RuntimeError("lstm expects two hidden states")
         return hx[0], hx[1]
 
     def _initial(self, input: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         cell = super()._initial(input, batch)
         return (cell[..., : self.proj_size] if self.proj_size else cell), cell
+
+    def _check_kind(self, hx: Any) -> None:
+        if isinstance(hx, Tensor):
+            # Both states in one. Of too few torch says so.
+            if hx.dim() and hx.shape[0] > 2:
+                raise RuntimeError("lstm expects two hidden states")
+            return
+        if not isinstance(hx, (tuple, list)) or not all(isinstance(h, Tensor) for h in hx):
+            given = (
+                f"({', '.join(type(h).__name__ for h in hx)})" if isinstance(hx, (tuple, list)) else type(hx).__name__
+            )
+            raise TypeError(f"LSTM: Expected hx to be two tensors, (h_0, c_0), got {given}")
+        if len(hx) != 2:
+            raise RuntimeError("lstm expects two hidden states")
 
     def _batch_hidden(self, hx: Any, is_batched: bool) -> Any:
         dims = f"({hx[0].dim()}-D, {hx[1].dim()}-D)"

@@ -1,16 +1,17 @@
 """The operators, as torch.library sees them: one pair for all cells.
 
-    fastrnn::scan                 the forward scan of one layer, both directions
-    fastrnn::scan_backward        its gradient, without what single matrix products over all steps compute
-    fastrnn::aten_layer           torch's own layer as one node, for torch.compile and torch.export to trace: torch's
-    fastrnn::aten_layer_backward  own is unrolled over a fixed T. Its gradient runs the layer again.
+    fastrnn::scan_layer     the forward scan of one layer, both directions, with results as layers return them
+    fastrnn::scan_backward  its gradient, without what single matrix products over all steps compute
+    fastrnn::scan           the forward scan with results as the kernels return them: in programs exported before
 
-Fake kernels give their shapes; autograd is registered on the first of each pair, in terms of the second. Tensors are
-laid out as in `fastrnn.kernels.scan`. Cells and backends go by name, since an operator's arguments are data.
+Fake kernels give their shapes; autograd is registered on the first, in terms of the second. Tensors are laid out as in
+`fastrnn.kernels.scan`, where nothing else is said. Cells and backends go by name, since an operator's arguments are
+data. `fastrnn.layer_op` has the operators for torch's own layer.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -25,6 +26,14 @@ _LIBRARY = torch.library.Library("fastrnn", "DEF")
 _LIBRARY.define(
     "scan(Tensor x, Tensor weight, Tensor? bias, Tensor state, Tensor? lengths, Tensor? resets, str cell, str backend,"
     " bool save, bool keep_cells) -> (Tensor output, Tensor final, Tensor cells, Tensor saved)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+# Results that are reshaped or indexed outside are views to autograd, which users can neither detach in place nor keep
+# without all that lies beside them: hence c apart from h, and the output laid out in here.
+_LIBRARY.define(
+    "scan_layer(Tensor x, Tensor weight, Tensor? bias, Tensor state, Tensor? lengths, Tensor? resets, str cell,"
+    " str backend, bool save, bool keep_cells, bool batch_first)"
+    " -> (Tensor output, Tensor h, Tensor c, Tensor cells, Tensor saved)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _LIBRARY.define(
@@ -47,9 +56,47 @@ def _scan(
     save: bool,
     keep_cells: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    given = (x, weight, bias, state, lengths, resets, cell, backend, save, keep_cells, False)
+    output, h, c, cells, saved = torch.ops.fastrnn.scan_layer(*given)
+    T, B, D, _, H = x.shape
+    final = torch.stack((h, c) if CELLS[cell].states > 1 else (h,))
+    cells = cells.view(T, B, D, CELLS[cell].states - 1, H) if save or keep_cells else cells
+    return output.view(T, B, D, H), final, cells, saved
+
+
+def _laid_out(rows: Tensor, batch_first: bool) -> Tensor:
+    """A fresh `(T, B, D, ..., H)` tensor as layers return it, `(T, B, D * ... * H)` or with `batch_first`
+    `(B, T, D * ... * H)`; changed in place, since autograd would take a new one for a view."""
+    T, B, *sizes = rows.shape
+    rows.resize_(T, B, math.prod(sizes))
+    return rows.transpose_(0, 1) if batch_first else rows
+
+
+def _scan_layer(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    cell: str,
+    backend: str,
+    save: bool,
+    keep_cells: bool,
+    batch_first: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    given = (x, weight, bias, state, lengths, resets, CELLS[cell])
     if backend == aten.NAME:
-        return aten_scan.scan(x, weight, bias, state, lengths, resets, CELLS[cell], save, keep_cells)
-    return fused.scan(x, weight, bias, state, lengths, resets, CELLS[cell], backend, save, keep_cells)
+        output, final, cells, saved = aten_scan.scan(*given, save, keep_cells)
+    else:
+        output, final, cells, saved = fused.scan(*given, backend, save, keep_cells)
+    if CELLS[cell].states > 1:
+        h, c = final[0].clone(), final[1].clone()
+    else:
+        h, c = final.resize_(final.shape[1:]), final.new_empty(0)
+    if save or keep_cells:
+        cells = _laid_out(cells, batch_first)
+    return _laid_out(output, batch_first), h, c, cells, saved
 
 
 def _scan_backward(
@@ -74,11 +121,12 @@ def _scan_backward(
     return dx, dr if CELLS[cell].splits_bias else dr.new_empty(0), dstate
 
 
-_LIBRARY.impl("scan", _scan, "CompositeExplicitAutograd")
+_LIBRARY.impl("scan", _scan, "CompositeImplicitAutograd")
+_LIBRARY.impl("scan_layer", _scan_layer, "CompositeExplicitAutograd")
 _LIBRARY.impl("scan_backward", _scan_backward, "CompositeExplicitAutograd")
 
 
-def _scan_fake(
+def _scan_layer_fake(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -89,13 +137,20 @@ def _scan_fake(
     backend: str,
     save: bool,
     keep_cells: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch_first: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     T, B, D, _, H = x.shape
     counts = CELLS[cell]
+    output, cells = x.new_empty((T, B, D * H)), x.new_empty((0,))
+    if save or keep_cells:
+        cells = x.new_empty((T, B, D * (counts.states - 1) * H))
+    if batch_first:
+        output, cells = output.transpose(0, 1), cells.transpose(0, 1) if save or keep_cells else cells
     return (
-        x.new_empty((T, B, D, H)),
-        torch.empty_like(state, memory_format=torch.contiguous_format),
-        x.new_empty((T, B, D, counts.states - 1, H) if save or keep_cells else (0,)),
+        output,
+        state.new_empty((D, B, H)),
+        state.new_empty((D, B, H) if counts.states > 1 else (0,)),
+        cells,
         x.new_empty((T, B, D, counts.saved, H) if save else (0,)),
     )
 
@@ -121,7 +176,7 @@ def _scan_backward_fake(
     return dx, dr, torch.empty_like(state, memory_format=torch.contiguous_format)
 
 
-torch.library.register_fake("fastrnn::scan", _scan_fake)
+torch.library.register_fake("fastrnn::scan_layer", _scan_layer_fake)
 torch.library.register_fake("fastrnn::scan_backward", _scan_backward_fake)
 
 
@@ -195,20 +250,42 @@ def _weight_gradient(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, weight, bias, state, lengths, resets, ctx.cell, ctx.backend, ctx.save, _ = inputs
+    _, weight, bias, state, lengths, resets, ctx.cell, ctx.backend, ctx.save, _, ctx.batch_first = inputs
     ctx.has_bias = bias is not None
     ctx.set_materialize_grads(False)
-    out, _, cells, saved = output
+    out, _, _, cells, saved = output
     ctx.save_for_backward(weight, state, lengths, resets, out, cells, saved)
 
 
 def _backward(
-    ctx: Any, dout: Tensor | None, dfinal: Tensor | None, dcells: Tensor | None, dsaved: Tensor | None
+    ctx: Any,
+    dout: Tensor | None,
+    dh: Tensor | None,
+    dc: Tensor | None,
+    dcells: Tensor | None,
+    dsaved: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
     if not ctx.save:
-        raise RuntimeError("fastrnn::scan was called with save=False and cannot be differentiated; pass save=True")
+        raise RuntimeError("the scan was recorded without gradients and cannot be differentiated: pass save=True")
     cell = CELLS[ctx.cell]
     weight, state, lengths, resets, output, cells, saved = ctx.saved_tensors
+    _, D, B, H = state.shape
+
+    def as_scanned(rows: Tensor, *sizes: int) -> Tensor:
+        """What `_laid_out` was given."""
+        rows = rows.transpose(0, 1) if ctx.batch_first else rows
+        return rows.reshape(rows.shape[0], B, *sizes)
+
+    others = (D, cell.states - 1, H)
+    output, cells = as_scanned(output, D, H), as_scanned(cells, *others)
+    dout, dcells = (
+        None if dout is None else as_scanned(dout, D, H),
+        None if dcells is None else as_scanned(dcells, *others),
+    )
+    dfinal = None
+    if dh is not None or dc is not None:
+        upstream = (dh, dc)[: cell.states]
+        dfinal = torch.stack([torch.zeros_like(state[0]) if d is None else d for d in upstream])
     kept = (weight, state, lengths, resets, output, cells, saved)
     if dsaved is None:
         dx, dr, dstate = torch.ops.fastrnn.scan_backward(dout, dfinal, dcells, *kept, ctx.cell, ctx.backend)
@@ -221,10 +298,10 @@ def _backward(
     if ctx.needs_input_grad[1]:
         dweight = _weight_gradient(dr, output, state[0], saved, lengths, resets, cell)
     dbias = dr.sum((0, 1)) if ctx.has_bias and ctx.needs_input_grad[2] else None
-    return dx, dweight, dbias, dstate, *(None,) * 6
+    return dx, dweight, dbias, dstate, *(None,) * 7
 
 
-torch.library.register_autograd("fastrnn::scan", _backward, setup_context=_setup_context)
+torch.library.register_autograd("fastrnn::scan_layer", _backward, setup_context=_setup_context)
 
 
 def _setup_backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -287,131 +364,28 @@ def scan(
     cell: str,
     backend: str,
     keep_cells: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    batch_first: bool = False,
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """One layer's scan; saves for backward only what will be differentiated.
 
-    Arguments and results are those of `fastrnn.backends.reference.scan`, with the cell and the backend by name, and the
-    cells empty without `keep_cells`.
+    Arguments are those of `fastrnn.backends.reference.scan`, with the cell and the backend by name.
+
+    Returns:
+        The output `(T, B, D * H)`, one final state `(D, B, H)` for each that the cell has, and, with `keep_cells`, the
+        states other than h of every step, `(T, B, D * (STATES - 1) * H)`; with `batch_first`, B comes before T. They
+        are tensors of their own: none is a view, none keeps another's memory.
     """
     tensors = (x, weight, bias, state)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    tracing = torch.compiler.is_compiling()
+    if jit_tracing():
+        # What is recorded here may be differentiated later, and torch.jit.trace, which checks what it recorded under
+        # no_grad, must find the same again.
+        tracing, save = True, not torch.is_inference_mode_enabled()
     # In inference the operator's own bookkeeping, a third of a short call's time, would be for nobody: no tracer, no
     # mode that watches operators (fake tensors, say), no gradient.
-    tracing = torch.compiler.is_compiling() or jit_tracing()
     watched = save or tracing or torch._C._len_torch_dispatch_stack() > 0
-    call = torch.ops.fastrnn.scan if watched else _scan
-    output, final, cells, _ = call(x, weight, bias, state, lengths, resets, cell, backend, save, keep_cells)
-    return output, final, cells
-
-
-_LIBRARY.define(
-    "aten_layer(Tensor input, Tensor? batch_sizes, Tensor[] hx, Tensor[] weights, str cell)"
-    " -> (Tensor output, Tensor h, Tensor c)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_LIBRARY.define(
-    "aten_layer_backward(Tensor? dout, Tensor? dh, Tensor? dc, Tensor input, Tensor? batch_sizes, Tensor[] hx,"
-    " Tensor[] weights, str cell) -> Tensor[]",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-
-
-def _run_aten_layer(
-    input: Tensor, batch_sizes: Tensor | None, hx: list[Tensor], weights: list[Tensor], cell: str, training: bool
-) -> tuple[Tensor, ...]:
-    directions = hx[0].shape[0]
-    has_bias = len(weights) // directions >= 4
-    output, final = aten.layers(
-        CELLS[cell], input, batch_sizes, tuple(hx), weights, has_bias, 1, 0.0, training, directions == 2
-    )
-    return output, *final
-
-
-def _aten_layer(
-    input: Tensor, batch_sizes: Tensor | None, hx: list[Tensor], weights: list[Tensor], cell: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    results = [r.contiguous() for r in _run_aten_layer(input, batch_sizes, hx, weights, cell, False)]
-    return results[0], results[1], results[2] if len(results) == 3 else input.new_empty(0)
-
-
-def _aten_layer_backward(
-    dout: Tensor | None,
-    dh: Tensor | None,
-    dc: Tensor | None,
-    input: Tensor,
-    batch_sizes: Tensor | None,
-    hx: list[Tensor],
-    weights: list[Tensor],
-    cell: str,
-) -> list[Tensor]:
-    # An operator runs below autograd, which this one needs: it differentiates the layer that it runs again.
-    above = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
-    with above, torch.enable_grad():
-        given = [t.detach().requires_grad_() for t in (input, *hx, *weights)]
-        # cuDNN differentiates no layer that it did not run in training.
-        again = _run_aten_layer(given[0], batch_sizes, given[1 : 1 + len(hx)], given[1 + len(hx) :], cell, True)
-        pairs = [(r, u) for r, u in zip(again, (dout, dh, dc), strict=False) if u is not None]
-        gradients = torch.autograd.grad([r for r, _ in pairs], given, [u for _, u in pairs], allow_unused=True)
-    return [torch.zeros_like(t) if g is None else g.contiguous() for t, g in zip(given, gradients, strict=True)]
-
-
-_LIBRARY.impl("aten_layer", _aten_layer, "CompositeExplicitAutograd")
-_LIBRARY.impl("aten_layer_backward", _aten_layer_backward, "CompositeExplicitAutograd")
-
-
-def _aten_layer_fake(
-    input: Tensor, batch_sizes: Tensor | None, hx: list[Tensor], weights: list[Tensor], cell: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    output = input.new_empty((*input.shape[:-1], hx[0].shape[0] * hx[0].shape[2]))
-    return output, torch.empty_like(hx[0]), torch.empty_like(hx[1]) if len(hx) > 1 else input.new_empty(0)
-
-
-def _aten_layer_backward_fake(
-    dout: Tensor | None,
-    dh: Tensor | None,
-    dc: Tensor | None,
-    input: Tensor,
-    batch_sizes: Tensor | None,
-    hx: list[Tensor],
-    weights: list[Tensor],
-    cell: str,
-) -> list[Tensor]:
-    return [t.new_empty(t.shape) for t in (input, *hx, *weights)]
-
-
-torch.library.register_fake("fastrnn::aten_layer", _aten_layer_fake)
-torch.library.register_fake("fastrnn::aten_layer_backward", _aten_layer_backward_fake)
-
-
-def _setup_aten_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    input, batch_sizes, hx, weights, ctx.cell = inputs
-    ctx.states = len(hx)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(input, batch_sizes, *hx, *weights)
-
-
-def _aten_backward(ctx: Any, dout: Tensor | None, dh: Tensor | None, dc: Tensor | None) -> tuple[Any, ...]:
-    input, batch_sizes, *rest = ctx.saved_tensors
-    hx, weights = rest[: ctx.states], rest[ctx.states :]
-    dinput, *others = torch.ops.fastrnn.aten_layer_backward(dout, dh, dc, input, batch_sizes, hx, weights, ctx.cell)
-    return dinput, None, others[: ctx.states], others[ctx.states :], None
-
-
-torch.library.register_autograd("fastrnn::aten_layer", _aten_backward, setup_context=_setup_aten_context)
-
-
-def aten_layer(
-    cell: Cell, input: Tensor, batch_sizes: Tensor | None, hx: tuple[Tensor, ...], weights: list[Tensor]
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One layer by torch's own kernels, as one node of a graph.
-
-    Args:
-        cell, input, batch_sizes: as `fastrnn.functional.run` takes them.
-        hx: one tensor per state, `(D, B, H or P)`.
-        weights: torch.nn's, of this layer, both directions.
-
-    Returns:
-        The output and the final states.
-    """
-    output, h, c = torch.ops.fastrnn.aten_layer(input, batch_sizes, list(hx), weights, cell.name)
-    return output, (h, c) if len(hx) > 1 else (h,)
+    call = torch.ops.fastrnn.scan_layer if watched else _scan_layer
+    given = (x, weight, bias, state, lengths, resets, cell, backend, save, keep_cells, batch_first)
+    output, h, c, cells, _ = call(*given)
+    return output, (h, c) if CELLS[cell].states > 1 else (h,), cells

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastrnn.backends import aten
 from fastrnn.cells import Cell
+from fastrnn.checks import jit_tracing
 
 
 class Padding(NamedTuple):
@@ -32,8 +33,12 @@ class Padding(NamedTuple):
 
     def pad(self, data: Tensor) -> Tensor:
         """`(rows of data, N)` to `(T, B, N)`, zero where there are no rows."""
-        padded = data.new_zeros(self.time * self.batch, data.shape[1])
-        return padded.index_copy(0, self.positions, data).view(self.time, self.batch, data.shape[1])
+        padded: Tensor = data.new_zeros(self.time * self.batch, data.shape[1]).index_copy(0, self.positions, data)
+        shape = (self.time, self.batch, data.shape[1])
+        if jit_tracing():
+            return padded.view(shape)  # sizes are tensors here, of which torch.ops would make constants
+        # Without a copy and yet no view, which users could not detach in place; nothing else has the tensor inside.
+        return torch.ops.aten._unsafe_view(padded, shape)  # type: ignore[no-any-return]  # torch.ops is untyped
 
     def pack(self, padded: Tensor) -> Tensor:
         """`(T, B, N)` to `(rows of data, N)`."""
@@ -44,17 +49,23 @@ def padding_of(time: int, lengths: Tensor, device: torch.device) -> Padding:
     """For rows of these lengths, a CPU tensor, so that nothing waits for the device."""
     present = torch.arange(time, device=lengths.device).unsqueeze(1) < lengths
     index = present.flatten().nonzero().squeeze(1)
+    # Nobody waits for the copies, and no caller can write into what they read: neither tensor was given by one.
     return Padding(
         time,
-        len(lengths),
+        lengths.shape[0],  # not len(), of which torch.jit.trace would make a constant
         index.to(device, non_blocking=True),
         lengths.to(device, torch.int32, non_blocking=True),
     )
 
 
+def batch_of(batch_sizes: Tensor) -> Any:
+    """How many rows a PackedSequence has; while torch.jit.trace records a tensor, so that the trace holds for any."""
+    return batch_sizes[0] if jit_tracing() else int(batch_sizes[0])
+
+
 def lengths_of(batch_sizes: Tensor) -> Tensor:
     """`(B,)`: of the rows of a PackedSequence, longest first."""
-    rows = torch.arange(int(batch_sizes[0]), device=batch_sizes.device)
+    rows = torch.arange(batch_of(batch_sizes), device=batch_sizes.device)
     return (rows.unsqueeze(0) < batch_sizes.unsqueeze(1)).sum(0)
 
 
@@ -64,7 +75,7 @@ def by_torchs_packed_layer(
     """`run` on a CPU for rows of unequal length; torch's layer takes none of length 0."""
     T, B, _ = input.shape
     lengths, order = lengths.sort(descending=True)
-    count = B if int(lengths[-1]) else int(lengths.count_nonzero())
+    count = int(lengths.count_nonzero())
     if count == 0:
         width = hx[0].shape[2] * (2 if options[-1] else 1)
         return input.new_zeros(T, B, width), tuple(h.clone() for h in hx)

@@ -156,6 +156,15 @@ def test_inference_by_torchs_packed_layer(which: str, lengths: list[int]) -> Non
         assert_same(call(layer, x, hx, lengths=given), call(twin(layer, "reference"), x, hx, lengths=given))
 
 
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no grad"])
+def test_no_time_step_at_all(grad: bool) -> None:
+    """What is wrong is said in the same words with and without gradients."""
+    layer = make("LSTM", {})
+    for lengths in (torch.zeros(4, dtype=torch.long), None):
+        with torch.set_grad_enabled(grad), pytest.raises(RuntimeError, match="sequence length to be larger than 0"):
+            call(layer, torch.randn(0, 4, 3, dtype=torch.float64), None, lengths=lengths)
+
+
 @BOTH_WAYS
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8])
 def test_any_integer_dtype(dtype: torch.dtype) -> None:

@@ -10,6 +10,7 @@ pytest.importorskip("triton")
 
 import fastrnn
 from fastrnn import ops
+from fastrnn.backends import reference
 from fastrnn.cells import CELLS
 
 
@@ -42,7 +43,18 @@ every_case = pytest.mark.parametrize(
 @pytest.mark.parametrize("masked", [False, True], ids=["full", "lengths and resets"])
 @every_case
 def test_opcheck(cell: str, backend: str, masked: bool) -> None:
-    torch.library.opcheck(torch.ops.fastrnn.scan.default, _scan_arguments(cell, masked, backend))
+    torch.library.opcheck(torch.ops.fastrnn.scan_layer.default, (*_scan_arguments(cell, masked, backend), masked))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_the_scan_of_programs_exported_before(cell: str) -> None:
+    """Its schema and its layout stay: what was stored calls it."""
+    x, weight, bias, state, lengths, resets, *names = _scan_arguments(cell, True, "aten")
+    torch.library.opcheck(torch.ops.fastrnn.scan.default, (x, weight, bias, state, lengths, resets, *names))
+    results = torch.ops.fastrnn.scan(x, weight, bias, state, lengths, resets, *names)
+    expected = reference.scan(x, weight, bias, state, lengths, resets, CELLS[cell])  # type: ignore[arg-type]
+    for found, wanted in zip(results[:3], expected, strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 @every_case
@@ -66,7 +78,8 @@ def test_gradcheck(cell: str, backend: str, masked: bool) -> None:
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
         given = iter(tensors)
         parts = [None if t is None else next(given) for t in (x, weight, bias, state)]
-        return ops.scan(*parts, lengths, resets, cell, backend, True)  # type: ignore[arg-type]  # some may be None
+        output, states, cells = ops.scan(*parts, lengths, resets, cell, backend, True, masked)  # type: ignore[arg-type]  # some may be None
+        return output, *states, cells
 
     assert torch.autograd.gradcheck(run, differentiable, fast_mode=True)
     if backend == "aten":

@@ -84,13 +84,14 @@ def layers(
     dropout: float,
     training: bool,
     bidirectional: bool,
+    batch_first: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """What torch.nn's layers call; arguments as `fastrnn.functional.run` takes them."""
     function = _FUNCTIONS[cell.mode]
     states = list(hx) if cell.states > 1 else hx[0]
     options = (list(flat_weights), has_bias, num_layers, dropout, training, bidirectional)
     if batch_sizes is None:
-        output, *final = function(input, states, *options, False)
+        output, *final = function(input, states, *options, batch_first)
     else:
         output, *final = function(input, batch_sizes, states, *options)
     return output, tuple(final)

@@ -101,7 +101,7 @@ def scan(
         outputs.append(torch.stack(steps))
         finals.append(torch.stack(current))
     every = torch.stack(outputs, 2)
-    return every[:, :, :, 0].contiguous(), torch.stack(finals, 1), every[:, :, :, 1:]
+    return every[:, :, :, 0], torch.stack(finals, 1), every[:, :, :, 1:]
 
 
 def _where(rows: Tensor, yes: tuple[Tensor, ...], no: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

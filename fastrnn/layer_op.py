@@ -1,0 +1,130 @@
+"""The operators for torch's own layer as one node of a graph, for torch.compile and torch.export to trace.
+
+    fastrnn::aten_layer           one layer, both directions; torch's own is unrolled over a fixed T there
+    fastrnn::aten_layer_backward  its gradient, which runs the layer again
+
+The tensors are laid out as torch's layers take and return them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrnn.backends import aten
+from fastrnn.cells import CELLS, Cell
+
+_LIBRARY = torch.library.Library("fastrnn", "FRAGMENT")
+_LIBRARY.define(
+    "aten_layer(Tensor input, Tensor? batch_sizes, Tensor[] hx, Tensor[] weights, str cell)"
+    " -> (Tensor output, Tensor h, Tensor c)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_LIBRARY.define(
+    "aten_layer_backward(Tensor? dout, Tensor? dh, Tensor? dc, Tensor input, Tensor? batch_sizes, Tensor[] hx,"
+    " Tensor[] weights, str cell) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _run_aten_layer(
+    input: Tensor, batch_sizes: Tensor | None, hx: list[Tensor], weights: list[Tensor], cell: str, training: bool
+) -> tuple[Tensor, ...]:
+    directions = hx[0].shape[0]
+    has_bias = len(weights) // directions >= 4
+    output, final = aten.layers(
+        CELLS[cell], input, batch_sizes, tuple(hx), weights, has_bias, 1, 0.0, training, directions == 2
+    )
+    return output, *final
+
+
+def _aten_layer(
+    input: Tensor, batch_sizes: Tensor | None, hx: list[Tensor], weights: list[Tensor], cell: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    results = [r.contiguous() for r in _run_aten_layer(input, batch_sizes, hx, weights, cell, False)]
+    return results[0], results[1], results[2] if len(results) == 3 else input.new_empty(0)
+
+
+def _aten_layer_backward(
+    dout: Tensor | None,
+    dh: Tensor | None,
+    dc: Tensor | None,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: list[Tensor],
+    weights: list[Tensor],
+    cell: str,
+) -> list[Tensor]:
+    # An operator runs below autograd, which this one needs: it differentiates the layer that it runs again.
+    above = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
+    with above, torch.enable_grad():
+        given = [t.detach().requires_grad_() for t in (input, *hx, *weights)]
+        # cuDNN differentiates no layer that it did not run in training.
+        again = _run_aten_layer(given[0], batch_sizes, given[1 : 1 + len(hx)], given[1 + len(hx) :], cell, True)
+        pairs = [(r, u) for r, u in zip(again, (dout, dh, dc), strict=False) if u is not None]
+        gradients = torch.autograd.grad([r for r, _ in pairs], given, [u for _, u in pairs], allow_unused=True)
+    return [torch.zeros_like(t) if g is None else g.contiguous() for t, g in zip(given, gradients, strict=True)]
+
+
+_LIBRARY.impl("aten_layer", _aten_layer, "CompositeExplicitAutograd")
+_LIBRARY.impl("aten_layer_backward", _aten_layer_backward, "CompositeExplicitAutograd")
+
+
+def _aten_layer_fake(
+    input: Tensor, batch_sizes: Tensor | None, hx: list[Tensor], weights: list[Tensor], cell: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    output = input.new_empty((*input.shape[:-1], hx[0].shape[0] * hx[0].shape[2]))
+    return output, torch.empty_like(hx[0]), torch.empty_like(hx[1]) if len(hx) > 1 else input.new_empty(0)
+
+
+def _aten_layer_backward_fake(
+    dout: Tensor | None,
+    dh: Tensor | None,
+    dc: Tensor | None,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: list[Tensor],
+    weights: list[Tensor],
+    cell: str,
+) -> list[Tensor]:
+    return [t.new_empty(t.shape) for t in (input, *hx, *weights)]
+
+
+torch.library.register_fake("fastrnn::aten_layer", _aten_layer_fake)
+torch.library.register_fake("fastrnn::aten_layer_backward", _aten_layer_backward_fake)
+
+
+def _setup_aten_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    input, batch_sizes, hx, weights, ctx.cell = inputs
+    ctx.states = len(hx)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(input, batch_sizes, *hx, *weights)
+
+
+def _aten_backward(ctx: Any, dout: Tensor | None, dh: Tensor | None, dc: Tensor | None) -> tuple[Any, ...]:
+    input, batch_sizes, *rest = ctx.saved_tensors
+    hx, weights = rest[: ctx.states], rest[ctx.states :]
+    dinput, *others = torch.ops.fastrnn.aten_layer_backward(dout, dh, dc, input, batch_sizes, hx, weights, ctx.cell)
+    return dinput, None, others[: ctx.states], others[ctx.states :], None
+
+
+torch.library.register_autograd("fastrnn::aten_layer", _aten_backward, setup_context=_setup_aten_context)
+
+
+def aten_layer(
+    cell: Cell, input: Tensor, batch_sizes: Tensor | None, hx: tuple[Tensor, ...], weights: list[Tensor]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One layer by torch's own kernels, as one node of a graph.
+
+    Args:
+        cell, input, batch_sizes: as `fastrnn.functional.run` takes them.
+        hx: one tensor per state, `(D, B, H or P)`.
+        weights: torch.nn's, of this layer, both directions.
+
+    Returns:
+        The output and the final states.
+    """
+    output, h, c = torch.ops.fastrnn.aten_layer(input, batch_sizes, list(hx), weights, cell.name)
+    return output, (h, c) if len(hx) > 1 else (h,)
