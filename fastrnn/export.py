@@ -59,10 +59,14 @@ def _scan_direction(
 
     x = F.linear(input, weights.ih, weights.bias_ih)
     constants = [w for w in (weights.hh, weights.bias_hh, weights.hr) if w is not None]
-    # A scan refuses states that share memory, as views of one tensor do. Inductor allocates the output from the symbols
-    # that it finds among the scan's arguments, and fails where a size's are not there; the step has no use for them.
+    # torch 2.11's scan passes no gradient from step to step where the initial state needs none, which makes every other
+    # gradient wrong: a sum of nothing ties the state to what else may be differentiated. It also makes new tensors of
+    # the states, since a scan refuses those that share memory, as views of one do.
+    tie = x[:0].sum() + weights.hh[:0].sum()
+    # Inductor allocates the output from the symbols that it finds among the scan's arguments, and fails where a size's
+    # are not there; the step has no use for them.
     results = scan_op(
-        step, [s.clone() for s in state], [x.flip(0) if reverse else x], (*constants, *_size_symbols(input))
+        step, [s + tie for s in state], [x.flip(0) if reverse else x], (*constants, *_size_symbols(input))
     )
     output = results[-1]
     return output.flip(0) if reverse else output, tuple(results[:-1])

@@ -213,6 +213,9 @@ assert "fastrnn" not in sys.modules
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
+@pytest.mark.skipif(
+    torch.__version__ < (2, 12), reason="torch 2.11 asserts at a scan, of fixed sizes too: codegen_subgraph_prefix"
+)
 def test_aot_inductor_without_fastrnn(tmp_path: Path) -> None:
     """What a decomposed program was compiled to runs in a process that never imports fastrnn."""
     model = _Chain().eval()
