@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -105,6 +106,25 @@ def run_layer(layer: nn.Module, input: Tensor, hx: tuple[Tensor, ...] | None) ->
     tensors = results + [g for g in gradients if g is not None]
     assert len(names) == len(tensors), "a gradient is missing"
     return names, [t.detach() for t in tensors]
+
+
+@contextlib.contextmanager
+def no_waiting() -> Iterator[None]:
+    """Make whatever waits for the GPU an error inside, and nothing one afterwards."""
+
+    def set_mode(mode: int | str) -> None:
+        with warnings.catch_warnings():
+            # Some versions of torch warn that the mode is a prototype after they have set it: as an error, that would
+            # leave it on for every test that follows.
+            warnings.simplefilter("ignore")
+            torch.cuda.set_sync_debug_mode(mode)
+
+    before = torch.cuda.get_sync_debug_mode()
+    try:
+        set_mode("error")
+        yield
+    finally:
+        set_mode(before)
 
 
 # Small launches that reach every path of the kernels: tier, block_b, block_h, block_k, group, split.
