@@ -65,7 +65,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on: leave out what is kept of this commit and machine, unless it failed",
+        help="go on: leave out what is kept of this commit and machine; rows that failed are tried again, last",
+    )
+    parser.add_argument(
+        "--pass-over-failed", action="store_true", help="with --resume: leave out the rows that failed, too"
     )
     parser.add_argument(
         "--base", metavar="REF", help="measure that commit's fastrnn too, in turn with this one, and compare the two"
@@ -138,7 +141,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; the exit code: 0, 1 for a failure, 2 for a command line that is wrong, 130 interrupted."""
+    """Run a command line; the exit code: 0, 1 for a failure, 2 for a command line that is wrong, 3 for a GPU that this
+    process can use no more, 130 interrupted."""
     arguments = build_parser().parse_args(argv)
     try:
         code: int = arguments.call(arguments)
@@ -150,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except record.BenchError as error:
         print(f"{arguments.parser.prog}: error: {error}", file=sys.stderr)
-        return 1
+        return 3 if isinstance(error, record.LostGPU) else 1
     except BrokenPipeError:  # as under `| head`
         # Python flushes stdout once more when it exits, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

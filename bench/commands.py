@@ -92,14 +92,17 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.base is not None and arguments.resume:
         arguments.parser.error("--base measures both commits afresh: it takes no --resume")
+    if arguments.pass_over_failed and not arguments.resume:
+        arguments.parser.error("--pass-over-failed goes with --resume: without it no row is left out")
     run.prepare(where)
     before = files.open_results(arguments, record.environment(cuda))
     if arguments.base is not None and not providers:
         providers = arguments.provider = ["fastrnn"]  # the others are the same on both sides
     command = shlex.join(["python", "-m", "bench", *_command(arguments)])
     commit = arguments.commit or record.commit()
+    done = before if arguments.resume else []
     plan = run.Plan(
-        rows, providers, where, command, commit, arguments.json, arguments.csv, before if arguments.resume else []
+        rows, providers, where, command, commit, arguments.json, arguments.csv, done, arguments.pass_over_failed
     )
     if arguments.base is not None:
         return _run_against(arguments, plan)

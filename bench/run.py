@@ -16,6 +16,7 @@ from fastrnn.bench.progress import Display, progress
 from fastrnn.bench.providers import PROVIDERS, peer_algorithm, peer_of
 from fastrnn.bench.record import Row
 from fastrnn.bench.table import CASE_COLUMNS, Column, case_values, emit, heading, line
+from fastrnn.bench.timing import lost
 
 RESULT_COLUMNS = (
     Column("provider", 15, right=False),
@@ -43,6 +44,7 @@ class Plan:
         commit: of the code, for the record.
         json, csv: files to append to, or None.
         done: rows that a run before this one finished; they are not measured again.
+        pass_over_failed: whether those of them that failed are not, either.
     """
 
     cases: Sequence[Case]
@@ -53,6 +55,7 @@ class Plan:
     json: str | None = None
     csv: str | None = None
     done: Sequence[Row] = field(default=(), repr=False)
+    pass_over_failed: bool = False
 
     def providers_of(self, case: Case) -> list[str]:
         """The peer first: the others' ratios need it."""
@@ -117,16 +120,24 @@ def _truth(case: Case, where: torch.device) -> Truth | Exception:
         return error
 
 
-def finished(rows: Sequence[Row], commit: str | None, env: record.Environment) -> dict[tuple[Case, str], list[Row]]:
-    """The rows that need not be measured again: of this code and this machine, and not failed."""
-    found: dict[tuple[Case, str], list[Row]] = {}
-    for row in rows:
-        if row.commit == commit and row.environment() == env and row.status != "FAILED":
+Done = dict[tuple[Case, str], list[Row]]
+
+
+def finished(plan: Plan, env: record.Environment) -> tuple[Done, set[Case]]:
+    """The rows that need not be measured again, of this code and this machine; and the cases of which one failed."""
+    found: Done = {}
+    failures: set[Case] = set()
+    for row in plan.done:
+        if row.commit != plan.commit or row.environment() != env:
+            continue
+        if row.status == "FAILED":
+            failures.add(row.case())
+        if row.status != "FAILED" or plan.pass_over_failed:
             found.setdefault((row.case(), row.provider), []).append(row)
-    return found
+    return found, failures
 
 
-def rows_of(plan: Plan, done: dict[tuple[Case, str], list[Row]], repetition: int, display: Display) -> Iterator[Row]:
+def rows_of(plan: Plan, done: Done, repetition: int, display: Display) -> Iterator[Row]:
     """Measure what is not done yet. Rows that are done only lend their time to the ratio."""
     env = dataclasses.asdict(record.environment(plan.device.type == "cuda"))
     for case in plan.cases:
@@ -193,10 +204,24 @@ def prepare(where: torch.device) -> None:
         torch.set_num_threads(1)
 
 
+def _stop_if_lost(row: Row, plan: Plan) -> None:
+    """End the run where a row took the GPU with it: every row after it would fail, and say nothing of itself."""
+    said = lost(plan.device) if row.status == "FAILED" else None
+    if said is not None:
+        rest = "--resume --pass-over-failed goes on with the others"
+        raise record.LostGPU(f"this process can use its GPU no more ({said}): stopped at the row above; {rest}")
+
+
 def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:
-    """Measure, print and record; the rows measured."""
+    """Measure, print and record; the rows measured.
+
+    Raises:
+        LostGPU: a row failed in a way that leaves this process no GPU. It is recorded.
+    """
     env = record.environment(plan.device.type == "cuda")
-    done = finished(plan.done, plan.commit, env)
+    done, failures = finished(plan, env)
+    # What failed before may do so again and end the run: the others come first.
+    plan = dataclasses.replace(plan, cases=sorted(plan.cases, key=lambda case: case in failures))
     emit(introduction(env))
     wanted = [(case, provider) for case in plan.cases for provider in plan.providers_of(case)]
     skipped = sum(n < len(done.get(key, ())) for n in repetitions for key in wanted)
@@ -211,6 +236,7 @@ def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:
                     record.append_csv(plan.csv, dataclasses.asdict(row))
                 _show(row, display)
                 rows.append(row)
+                _stop_if_lost(row, plan)
     failures, lacking = (sum(row.status == status for row in rows) for status in ("FAILED", "n/a"))
     emit(
         f"\n{len(rows)} rows, {failures} FAILED, {lacking} n/a{f', {skipped} finished before' if skipped else ''}. "
