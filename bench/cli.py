@@ -31,6 +31,10 @@ def _several(parser: argparse.ArgumentParser, name: str, help: str, **options: A
     parser.add_argument(name, action="append", help=f"{help}; may be repeated", **options)
 
 
+def _add_commit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--commit", metavar="SHA", help="commit to record (default: the checkout's)")
+
+
 def _add_rows(parser: argparse.ArgumentParser) -> None:
     """What chooses the rows."""
     _several(parser, "--cell", "cell", choices=cases.CELLS)
@@ -74,7 +78,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--base", metavar="REF", help="measure that commit's fastrnn too, in turn with this one, and compare the two"
     )
     parser.add_argument("--list", action="store_true", help="print the rows and exit")
-    parser.add_argument("--commit", metavar="SHA", help="commit to record (default: the checkout's)")
+    _add_commit(parser)
     parser.set_defaults(call=commands.run, parser=parser)
 
 
@@ -113,6 +117,12 @@ def _add_plot(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help=f"where each constant is kept once it is measured (default: in {files.CONSTANTS})",
+    )
+    _add_commit(parser)
     parser.set_defaults(call=commands.machine, parser=parser)
 
 
@@ -154,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except record.BenchError as error:
         print(f"{arguments.parser.prog}: error: {error}", file=sys.stderr)
-        return 3 if isinstance(error, record.LostGPU) else 1
+        return 3 if isinstance(error, record.LostGPUError) else 1
     except BrokenPipeError:  # as under `| head`
         # Python flushes stdout once more when it exits, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

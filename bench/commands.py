@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastrnn.bench import cases, files, record
 from fastrnn.bench import kernels as kernel_report
@@ -199,9 +201,16 @@ def machine(arguments: argparse.Namespace) -> int:
     where = torch.device("cuda")
     model = fused.device_limits(where)
     env = record.environment(True)
+    files.settle_constants(arguments, env)
     print(f"GPU: {env.gpu}, driver {env.driver}. torch {env.torch}, triton {env.triton}.", flush=True)
-    machine.show(machine.measure(model.sms, where), model)
-    return 0
+    about = dataclasses.asdict(env) | {"commit": arguments.commit or record.commit()}
+
+    def keep(found: Mapping[str, Any]) -> None:
+        record.append(arguments.json, found | about | {"time": record.now()})
+
+    complete = machine.measure(machine.measurements(model.sms, where), model, where, keep)
+    print(f"Kept in {arguments.json}.")
+    return 0 if complete else 1
 
 
 def env(arguments: argparse.Namespace) -> int:

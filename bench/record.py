@@ -33,7 +33,7 @@ class BenchError(ValueError):
     """What ends a command with one line and exit code 1."""
 
 
-class LostGPU(BenchError):
+class LostGPUError(BenchError):
     """An error after which this process can use its GPU no more: what is left needs another process. Exit code 3."""
 
 

@@ -209,14 +209,14 @@ def _stop_if_lost(row: Row, plan: Plan) -> None:
     said = lost(plan.device) if row.status == "FAILED" else None
     if said is not None:
         rest = "--resume --pass-over-failed goes on with the others"
-        raise record.LostGPU(f"this process can use its GPU no more ({said}): stopped at the row above; {rest}")
+        raise record.LostGPUError(f"this process can use its GPU no more ({said}): stopped at the row above; {rest}")
 
 
 def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:
     """Measure, print and record; the rows measured.
 
     Raises:
-        LostGPU: a row failed in a way that leaves this process no GPU. It is recorded.
+        LostGPUError: a row failed in a way that leaves this process no GPU. It is recorded.
     """
     env = record.environment(plan.device.type == "cuda")
     done, failures = finished(plan, env)
