@@ -82,6 +82,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=commands.run, parser=parser)
 
 
+def _add_compile(parser: argparse.ArgumentParser) -> None:
+    _add_rows(parser)
+    _several(
+        parser, "--launches", "file of launches, as `pytest --record-launches` writes; then no rows", metavar="FILE"
+    )
+    parser.add_argument("--processes", type=_positive, metavar="N", help="default: one for each core")
+    parser.set_defaults(call=commands.compile_ahead, parser=parser)
+
+
 def _add_kernels(parser: argparse.ArgumentParser) -> None:
     _several(parser, "--arch", "GPU architecture to compile for (default: sm_90)", choices=list(configs.DEVICES))
     _several(parser, "--cell", "cell (default: lstm, gru, rnn_tanh)", choices=cases.CELLS)
@@ -136,6 +145,7 @@ _COMMANDS = (
     ("report", _add_report, "print results as tables in Markdown"),
     ("plot", _add_plot, "draw results: time against H and B, the ratio over both, time against the model's limit"),
     ("kernels", _add_kernels, "compile the GPU kernels with no GPU present, and report what they use"),
+    ("compile", _add_compile, "compile what rows will launch beforehand, on all cores"),
     ("machine", _add_machine, "measure the constants of the cost model on this GPU"),
     ("env", _add_env, "print the versions and the hardware, for a bug report"),
 )

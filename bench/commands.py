@@ -115,6 +115,19 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
+def compile_ahead(arguments: argparse.Namespace) -> int:
+    _need("torch")
+    reason = kernel_report.unavailable()
+    if reason is not None:
+        raise record.BenchError(reason)
+    from fastrnn.bench import ahead, run
+
+    launches = [launch for file in arguments.launches or () for launch in ahead.read(file)]
+    if not arguments.launches:
+        launches = ahead.of_cases(_chosen(arguments, cuda=True), run.device("cuda"))
+    return int(ahead.compile_all(list(dict.fromkeys(launches)), arguments.processes or ahead.cores()) > 0)
+
+
 def _run_against(arguments: argparse.Namespace, plan: Plan) -> int:
     """Measure the base and this commit in turn, so that a machine that slows down does so for both; then compare."""
     from fastrnn.bench import base, compare, run
@@ -206,7 +219,7 @@ def machine(arguments: argparse.Namespace) -> int:
     about = dataclasses.asdict(env) | {"commit": arguments.commit or record.commit()}
 
     def keep(found: Mapping[str, Any]) -> None:
-        record.append(arguments.json, found | about | {"time": record.now()})
+        record.append(arguments.json, {**found, **about, "time": record.now()})
 
     complete = machine.measure(machine.measurements(model.sms, where), model, where, keep)
     print(f"Kept in {arguments.json}.")

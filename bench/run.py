@@ -237,9 +237,9 @@ def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:
                 _show(row, display)
                 rows.append(row)
                 _stop_if_lost(row, plan)
-    failures, lacking = (sum(row.status == status for row in rows) for status in ("FAILED", "n/a"))
+    failed, lacking = (sum(row.status == status for row in rows) for status in ("FAILED", "n/a"))
     emit(
-        f"\n{len(rows)} rows, {failures} FAILED, {lacking} n/a{f', {skipped} finished before' if skipped else ''}. "
+        f"\n{len(rows)} rows, {failed} FAILED, {lacking} n/a{f', {skipped} finished before' if skipped else ''}. "
         "ratio: the peer's time over the provider's, above 1 is faster than the peer."
     )
     if plan.json is not None:
