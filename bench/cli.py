@@ -135,6 +135,15 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=commands.machine, parser=parser)
 
 
+def _add_hour(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="gpu-hour", metavar="FOLDER", help="where results go (default: gpu-hour)")
+    _several(parser, "--part", "a part to run, also if it is finished (default: all that are not)", metavar="NAME")
+    parser.add_argument("--seconds", type=_positive, metavar="N", help="for all of this call; call again for the rest")
+    parser.add_argument("--list", action="store_true", help="print the parts and exit")
+    _add_commit(parser)
+    parser.set_defaults(call=commands.hour, parser=parser)
+
+
 def _add_env(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=commands.env, parser=parser)
 
@@ -147,6 +156,7 @@ _COMMANDS = (
     ("kernels", _add_kernels, "compile the GPU kernels with no GPU present, and report what they use"),
     ("compile", _add_compile, "compile what rows will launch beforehand, on all cores"),
     ("machine", _add_machine, "measure the constants of the cost model on this GPU"),
+    ("hour", _add_hour, "all that a GPU is borrowed for: compile, tests, benchmarks, constants; in bounded parts"),
     ("env", _add_env, "print the versions and the hardware, for a bug report"),
 )
 
@@ -170,6 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept = "the rows printed are all there are"
         if arguments.call is commands.run and arguments.json is not None:
             kept = f"finished rows are in {arguments.json}; run again with --resume to go on"
+        if arguments.call is commands.hour:
+            kept = f"what was found is in {arguments.out}; run again to go on"
         print(f"{arguments.parser.prog}: interrupted; {kept}", file=sys.stderr)
         return 130
     except record.BenchError as error:

@@ -226,6 +226,33 @@ def machine(arguments: argparse.Namespace) -> int:
     return 0 if complete else 1
 
 
+def hour(arguments: argparse.Namespace) -> int:
+    _need("torch")
+    import torch
+
+    from fastrnn.bench import hour
+
+    folder = Path(arguments.out).absolute()
+    todo = hour.parts(folder, arguments.commit or record.commit())
+    names = [part.name for part in todo]
+    if arguments.list:
+        for part in todo:
+            print(f"{part.name:<9} {part.text}")
+        return 0
+    for name in arguments.part or ():
+        if name not in names:
+            arguments.parser.error(f"argument --part: invalid choice: {name!r} (choose from {', '.join(names)})")
+    if not torch.cuda.is_available():
+        raise record.BenchError("no CUDA GPU here: there is nothing to borrow one for")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise record.BenchError(f"cannot make {arguments.out!r}: {error.strerror}") from None
+    chosen = [part for part in todo if arguments.part is None or part.name in arguments.part]
+    found = hour.run(chosen, folder, arguments.seconds, again=arguments.part is not None)
+    return hour.report(found, folder)
+
+
 def env(arguments: argparse.Namespace) -> int:
     _need("torch")
     from fastrnn.bench import report

@@ -99,19 +99,22 @@ class Recorder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.written: set[object] = set()
         # Test modules import it by name, later than this: most of them measure, and stop at the first large error.
         support.relative_error = lambda *_: 0.0
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtestloop(self) -> Generator[None, object, object]:
+    def pytest_runtest_protocol(self) -> Generator[None, object, object]:
+        """Written test by test: a run that is cut off leaves what it found."""
         from fastrnn.bench import ahead
 
         with ahead.recording() as found:
-            try:
-                return (yield)
-            finally:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write("".join(launch.line() for launch in found))
+            result = yield
+        new = [launch for launch in found if launch not in self.written]
+        self.written.update(new)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(launch.line() for launch in new))
+        return result
 
 
 class Guard:
