@@ -116,6 +116,10 @@ class Recorder:
     def __getitem__(self, grid: object) -> Any:
         return self._note
 
+    def warmup(self, *arguments: Any, grid: object, **constants: Any) -> None:
+        """In place of the kernel's, which would compile here and now."""
+        self._note(*arguments, **constants)
+
     def _note(self, *arguments: Any, **constants: Any) -> None:
         device = next(a.device for a in arguments if isinstance(a, torch.Tensor))
         kinds = tuple(_kind(a, p.do_not_specialize) for a, p in zip(arguments, self.kernel.params, strict=False))

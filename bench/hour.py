@@ -81,7 +81,8 @@ def _workers() -> list[str]:
         return []
     from fastrnn.bench.ahead import cores
 
-    return ["-n", str(min(4, max(1, cores() // 4)))]
+    count = min(4, cores() // 4)
+    return ["-n", str(count)] if count > 1 else []
 
 
 def parts(folder: Path, commit: str | None) -> list[Part]:

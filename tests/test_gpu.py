@@ -345,6 +345,8 @@ def _made(cell: str, hidden: int, dtype: torch.dtype, backend: str, **options: A
     name = {"lstm": "LSTM", "gru": "GRU", "gru_textbook": "GRU"}.get(cell, "RNN")
     if cell == "gru_textbook":
         options["reset_after"] = False
+    elif name == "RNN":
+        options["nonlinearity"] = cell.removeprefix("rnn_")
     layer = getattr(fastrnn, name)(48, hidden, dtype=dtype, device="cuda", backend=backend, **options)
     assert isinstance(layer, nn.RNNBase)
     return layer
