@@ -144,9 +144,13 @@ def count_outcomes(ledger: Path) -> str:
     return ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "no tests"
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
-    """End a command and what it started: first so that it can write what it has, then so that it ends."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+def _kill(process: subprocess.Popen[str], hung: bool) -> None:
+    """End a command and what it started.
+
+    Interrupted, it takes back that the test or row under way has begun, which the next call then begins anew. What hung
+    stays begun, and is passed over.
+    """
+    for number in (signal.SIGKILL,) if hung else (signal.SIGINT, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -170,6 +174,13 @@ class _Lines:
         self.queue.put(None)
 
 
+def _say(text: str, log: TextIO) -> None:
+    if text:
+        emit(text.rstrip("\n"))
+        log.write(text)
+        log.flush()
+
+
 def _run(step: Step, until: float, log: TextIO) -> int | str:
     """Run a command, showing and logging its lines as they come: its exit code, or why it was ended."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -184,25 +195,26 @@ def _run(step: Step, until: float, log: TextIO) -> int | str:
         start_new_session=True,
     )
     assert process.stdout is not None
-    lines, heard = _Lines(process.stdout), time.monotonic()
+    lines, heard, hung = _Lines(process.stdout), time.monotonic(), False
     try:
         while True:
             now = time.monotonic()
             if now >= until:
                 return _TIME
             if now >= heard + step.silence:
+                hung = True
                 return f"hung: not a line for {step.silence:.0f} seconds"
             with contextlib.suppress(queue.Empty, subprocess.TimeoutExpired):
                 text = lines.queue.get(timeout=min(until, heard + step.silence) - now)
                 if text is None:
                     return process.wait(max(0.0, until - time.monotonic()))
                 heard = time.monotonic()
-                emit(text.rstrip("\n"))
-                log.write(text)
-                log.flush()
+                _say(text, log)
     finally:
-        _kill(process)
+        _kill(process, hung)
         lines.thread.join(_GRACE_S)
+        while not lines.queue.empty():  # what it said when it was ended
+            _say(lines.queue.get() or "", log)
 
 
 def _again(ended: int | str, step: Step) -> bool:

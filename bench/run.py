@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -137,9 +140,54 @@ def finished(plan: Plan, env: record.Environment) -> tuple[Done, set[Case]]:
     return found, failures
 
 
+def _row(plan: Plan, case: Case, provider: str, outcome: Outcome, peer_us: float | None) -> Row:
+    return Row(
+        version=record.VERSION,
+        **dataclasses.asdict(case),
+        **dataclasses.asdict(outcome),
+        **dataclasses.asdict(record.environment(plan.device.type == "cuda")),
+        provider=provider,
+        peer=peer_of(case),
+        ratio=ratio_of(peer_us, outcome.us_per_step),
+        peer_algorithm=peer_algorithm(case, plan.device),
+        limit_us=limit_on(case, plan.device),
+        command=plan.command,
+        commit=plan.commit,
+        time=record.now(),
+    )
+
+
+@contextlib.contextmanager
+def _begun(plan: Plan, case: Case, provider: str) -> Iterator[None]:
+    """Leave a note beside the results while a row is measured: all that is left of it if it takes the process along."""
+    note = None if plan.json is None else Path(f"{plan.json}.begun")
+    if note is not None:
+        note.write_text(json.dumps({"provider": provider, "commit": plan.commit, "case": dataclasses.asdict(case)}))
+    try:
+        yield
+    finally:
+        if note is not None:
+            note.unlink(missing_ok=True)
+
+
+def _never_ended(plan: Plan) -> Row | None:
+    """The row that a run before this one began and did not end, as a failed one; None without."""
+    note = None if plan.json is None else Path(f"{plan.json}.begun")
+    if note is None or not note.exists():
+        return None
+    try:
+        found = json.loads(note.read_text())
+    except ValueError:  # it was just being written
+        found = {}
+    note.unlink()
+    if not found or found["commit"] != plan.commit:
+        return None
+    reason = "it began, and the process ended before it did"
+    return _row(plan, Case(**found["case"]), found["provider"], Outcome("FAILED", reason), None)
+
+
 def rows_of(plan: Plan, done: Done, repetition: int, display: Display) -> Iterator[Row]:
     """Measure what is not done yet. Rows that are done only lend their time to the ratio."""
-    env = dataclasses.asdict(record.environment(plan.device.type == "cuda"))
     for case in plan.cases:
         peer, peer_us, truth = peer_of(case), None, None
         for provider in plan.providers_of(case):
@@ -148,24 +196,12 @@ def rows_of(plan: Plan, done: Done, repetition: int, display: Display) -> Iterat
             if row is None:
                 words = (case.mode, case.cell, case.dtype, f"T={case.T} B={case.B} H={case.H}", case.extras(), provider)
                 display.next(" ".join(filter(None, words)))
-                truth = truth or _truth(case, plan.device)
-                outcome = _outcome(case, provider, truth, plan.device)
+                with _begun(plan, case, provider):
+                    truth = truth or _truth(case, plan.device)
+                    outcome = _outcome(case, provider, truth, plan.device)
                 if provider == peer:
                     peer_us = outcome.us_per_step
-                yield Row(
-                    version=record.VERSION,
-                    **dataclasses.asdict(case),
-                    **dataclasses.asdict(outcome),
-                    **env,
-                    provider=provider,
-                    peer=peer,
-                    ratio=ratio_of(peer_us, outcome.us_per_step),
-                    peer_algorithm=peer_algorithm(case, plan.device),
-                    limit_us=limit_on(case, plan.device),
-                    command=plan.command,
-                    commit=plan.commit,
-                    time=record.now(),
-                )
+                yield _row(plan, case, provider, outcome, peer_us)
             elif provider == peer:
                 peer_us = row.us_per_step
 
@@ -204,6 +240,14 @@ def prepare(where: torch.device) -> None:
         torch.set_num_threads(1)
 
 
+def _keep(row: Row, plan: Plan) -> None:
+    """Write a row to the files there are."""
+    if plan.json is not None:
+        record.append(plan.json, dataclasses.asdict(row))
+    if plan.csv is not None:
+        record.append_csv(plan.csv, dataclasses.asdict(row))
+
+
 def _stop_if_lost(row: Row, plan: Plan) -> None:
     """End the run where a row took the GPU with it: every row after it would fail, and say nothing of itself."""
     said = lost(plan.device) if row.status == "FAILED" else None
@@ -219,6 +263,10 @@ def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:
         LostGPUError: a row failed in a way that leaves this process no GPU. It is recorded.
     """
     env = record.environment(plan.device.type == "cuda")
+    killed = _never_ended(plan)
+    if killed is not None:
+        _keep(killed, plan)
+        plan = dataclasses.replace(plan, done=[*plan.done, killed])
     done, failures = finished(plan, env)
     # What failed before may do so again and end the run: the others come first.
     plan = dataclasses.replace(plan, cases=sorted(plan.cases, key=lambda case: case in failures))
@@ -230,10 +278,7 @@ def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:
         display.emit(f"\n{heading(_columns(env.device))}")
         for repetition in repetitions:
             for row in rows_of(plan, done, repetition, display):
-                if plan.json is not None:
-                    record.append(plan.json, dataclasses.asdict(row))
-                if plan.csv is not None:
-                    record.append_csv(plan.csv, dataclasses.asdict(row))
+                _keep(row, plan)
                 _show(row, display)
                 rows.append(row)
                 _stop_if_lost(row, plan)

@@ -26,11 +26,10 @@ from fastrnn.bench.timing import lost
 LOST = 70  # pytest's exit code where the GPU was lost: start again, with the same ledger
 
 
-def ended(path: Path) -> dict[str, dict[str, Any]]:
-    """The outcome of each test that has one, by its name; a last line that was cut short is left out."""
+def outcomes(path: Path) -> dict[str, dict[str, Any]]:
+    """The last line of each test, by its name; a last line that was cut short is left out."""
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    rows = [json.loads(line) for line in lines]
-    return {row["test"]: row for row in rows if row["outcome"] != "begun"}
+    return {row["test"]: row for row in map(json.loads, lines)}
 
 
 class Ledger:
@@ -41,12 +40,10 @@ class Ledger:
         if path.exists():
             record.mend(path)
         self.rows: dict[str, dict[str, Any]] = {}
-        self.done = set(ended(path))
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        for test in dict.fromkeys(json.loads(line)["test"] for line in lines):
-            if test not in self.done:
+        for test, row in outcomes(path).items():
+            if row["outcome"] == "begun":
                 self._write(test, {"outcome": "lost", "reason": "it began, and the process ended before it did"})
-                self.done.add(test)
+        self.done = {test for test, row in outcomes(path).items() if row["outcome"] != "interrupted"}
 
     def _write(self, test: str, row: dict[str, Any]) -> None:
         record.append(self.path, {"test": test, **row, "time": record.now()})
@@ -58,6 +55,11 @@ class Ledger:
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         pass_over(config, items, self.done)
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """What was under way is to be begun anew."""
+        for test in self.rows:
+            self._write(test, {"outcome": "interrupted"})
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self._write(nodeid, {"outcome": "begun"})

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hour, "_LEAST_S", 0.05)
-    monkeypatch.setattr(hour, "_GRACE_S", 0.2)
+    monkeypatch.setattr(hour, "_GRACE_S", 2)
 
 
 def _step(script: str, **options: object) -> Step:
@@ -128,6 +128,23 @@ time.sleep(60)
     while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_what_hangs_is_killed_and_what_has_no_time_is_interrupted(tmp_path: Path) -> None:
+    """Interrupted, a command can say what it had begun and did not end; what hung must stay begun."""
+    script = """
+import time
+try:
+    print("begun", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("taken back", flush=True)
+"""
+    log = tmp_path / "log.txt"
+    hour.run([Part("a", "x", [_step(script, silence=1.5)])], tmp_path, None)
+    assert "taken back" not in log.read_text()
+    hour.run([Part("b", "x", [_step(script)])], tmp_path, 1.5)
+    assert "taken back" in log.read_text()
 
 
 def test_an_end_from_outside_ends_the_command_and_says_how_to_go_on(

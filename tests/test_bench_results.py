@@ -112,6 +112,32 @@ def test_a_lost_gpu_ends_the_run_at_the_row_that_lost_it(
     assert "--resume --pass-over-failed goes on" in capsys.readouterr().err
 
 
+def test_a_row_that_took_the_process_along_counts_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in a row, a run leaves a note of it; interrupted, it leaves none."""
+    options = ["run", *TINY, "--commit", "abc", "--provider", "fastrnn", "--resume", "--pass-over-failed"]
+    note = tmp_path / "rows.jsonl.begun"
+    notes: list[str] = []
+
+    def interrupted(*_: Any) -> Any:
+        notes.append(note.read_text())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "measure", interrupted)
+        assert bench(tmp_path, *options) == (130, [])
+    assert not note.exists()
+    note.write_text(notes[0])  # as where the process had been killed
+    code, (row,) = bench(tmp_path, *options)
+    assert (code, row["status"], row["provider"]) == (0, "FAILED", "fastrnn")
+    assert row["reason"] == "it began, and the process ended before it did"
+    assert not note.exists()
+    # Another commit's is none of this one's.
+    note.write_text(notes[0])
+    (tmp_path / "rows.jsonl").unlink()
+    _, (row,) = bench(tmp_path, *options, "--commit", "abd")
+    assert row["status"] == "ok"
+
+
 def test_a_gpu_is_lost_where_its_error_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, errors = torch.device("cuda"), [RuntimeError("once")]
 

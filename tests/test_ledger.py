@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import ledger
 import pytest
 from support import compiling_environment
 
@@ -107,6 +108,23 @@ def test_a_lost_gpu_ends_the_process_and_the_next_goes_on(suite: Path) -> None:
     rows = [json.loads(line) for line in (suite / "ledger.jsonl").read_text().splitlines()]
     (wrong,) = (row for row in rows if row["test"].endswith("wrong") and row["outcome"] == "failed")
     assert "assert 1 == 2" in wrong["reason"] or "AssertionError" in wrong["reason"]
+
+
+def test_an_interrupted_test_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    plugin = ledger.Ledger(path)
+    plugin.pytest_runtest_logstart("test_a")
+    plugin.pytest_runtest_logfinish("test_a")
+    plugin.pytest_runtest_logstart("test_b")
+    plugin.pytest_keyboard_interrupt()
+    assert ledger.Ledger(path).done == {"test_a"}
+    plugin.pytest_runtest_logstart("test_c")  # and then it was killed
+    assert ledger.Ledger(path).done == {"test_a", "test_c"}
+    assert {test: row["outcome"] for test, row in ledger.outcomes(path).items()} == {
+        "test_a": "passed",
+        "test_b": "interrupted",
+        "test_c": "lost",
+    }
 
 
 @pytest.mark.slow
