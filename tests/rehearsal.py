@@ -209,9 +209,12 @@ def _play_fastrnn(rehearsal: Rehearsal) -> None:
 
         return run
 
-    for name in ("scan", "scan_backward"):
-        pair = getattr(ops, f"_{name}"), getattr(ops, f"_{name}_fake")
-        torch.library.register_fake(f"fastrnn::{name}", compared(*pair), allow_override=True)
+    scans = [name for name in vars(ops) if name.startswith("_scan") and name.endswith("_fake")]
+    assert len(scans) >= 2, "forward and backward"
+    for name in scans:
+        real = name.removesuffix("_fake")
+        pair = getattr(ops, real), getattr(ops, name)
+        torch.library.register_fake(f"fastrnn::{real[1:]}", compared(*pair), allow_override=True)
 
 
 _REHEARSAL = Rehearsal()
