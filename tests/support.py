@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -162,9 +162,15 @@ def compiling_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 
+def choose_launches(choose: Callable[..., LaunchConfig | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `choose` choose every launch from here on, those that have been settled in this process included."""
+    monkeypatch.setattr(fused, "choose", choose)
+    monkeypatch.setattr(fused, "_SETTLED", {}, raising=False)
+
+
 @contextlib.contextmanager
 def forced_launch(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make every kernel launch the one called `name`."""
     with monkeypatch.context() as patch:
-        patch.setattr(fused, "choose", lambda shape, device, schedule: launch(name, shape.hidden, schedule))
+        choose_launches(lambda shape, device, schedule: launch(name, shape.hidden, schedule), patch)
         yield

@@ -14,6 +14,7 @@ from support import (
     EVERY_CELL,
     as_tuple,
     assert_as_good_as_torch,
+    choose_launches,
     initial_state,
     layer_pair,
     no_waiting,
@@ -132,7 +133,7 @@ def test_every_kind_of_launch(hidden: int, precision: str, monkeypatch: pytest.M
                 chosen.append(shape)
                 return b if shape.backward else f
 
-            monkeypatch.setattr(fused, "choose", choose)
+            choose_launches(choose, monkeypatch)
             for ours, truth in zip(run_layer(layer, input, None)[1], expected, strict=True):
                 assert relative_error(ours, truth) < allowed, (forward, backward)
     # What ran is what was listed: a launch listed for other products would have compiled for these unseen.
@@ -156,7 +157,7 @@ def test_a_short_wait_ends(cell: str, dtype: torch.dtype, exchange: str, monkeyp
     truth.load_state_dict(layer.state_dict())
     input = torch.randn(3, 16, 48, device="cuda", dtype=dtype)
     expected = run_layer(truth, input.double(), None)[1]
-    monkeypatch.setattr(fused, "choose", choose)
+    choose_launches(choose, monkeypatch)
     found = run_layer(layer, input, None)[1]
     torch.cuda.synchronize()
     allowed = {torch.float16: 1e-2, torch.bfloat16: 6e-2, torch.float32: 5e-3}[dtype]
@@ -307,7 +308,7 @@ def test_a_launch_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert fitting is not None
     too_large = LaunchConfig(**{**vars(fitting), "batch_tiles": 10_000})
     with monkeypatch.context() as patch, torch.no_grad():
-        patch.setattr(fused, "choose", lambda *_: too_large)
+        choose_launches(lambda *_: too_large, patch)
         with pytest.raises(RuntimeError, match="cooperative"):
             layer(input)
     torch.cuda.synchronize()
