@@ -1,20 +1,31 @@
-# PYTHON makes the virtual environment, and runs test-gpu without one.
+# PYTHON makes the virtual environment. test-gpu and gpu-hour run with it and without one, and so do the benchmarks where
+# it is given, as in `make bench PYTHON=python3`: a machine with a GPU may have its own torch, and no registry.
+GIVEN := $(if $(filter undefined,$(origin PYTHON)),,yes)
 PYTHON ?= python3
 BIN := .venv/bin
+BENCH := $(if $(GIVEN),$(PYTHON),$(BIN)/python) -m bench
+BENCH_NEEDS := $(if $(GIVEN),,.venv/ready)
 # Which versions of everything are installed.
 CONSTRAINTS ?= constraints.txt
 
-.PHONY: bench bench-full test test-all test-gpu docs build format clean
+# Of gpu-hour: where results go, which parts are to run if not all, how long one call may take in seconds, and which commit
+# it is where git cannot say.
+OUT ?= gpu-hour
+PARTS ?=
+LIMIT ?=
+COMMIT ?=
+
+.PHONY: bench bench-full test test-all test-gpu gpu-hour docs build format clean
 
 # Benchmark: fastrnn against torch.nn, on the GPU if there is one, else on the CPU with a report on the GPU kernels.
-bench: .venv/ready
-	$(BIN)/python -m bench run --quick
+bench: $(BENCH_NEEDS)
+	$(BENCH) run --quick
 
 # Every row that is reported of a GPU, into bench/results/, and the tables of it; interrupted, it goes on where it was.
-bench-full: .venv/ready
+bench-full: $(BENCH_NEEDS)
 	mkdir -p bench/results
-	$(BIN)/python -m bench run --full --resume --json bench/results; code=$$?; \
-	$(BIN)/python -m bench report bench/results/*.jsonl; exit $$code
+	$(BENCH) run --full --resume --json bench/results $(if $(COMMIT),--commit $(COMMIT)); code=$$?; \
+	$(BENCH) report bench/results/*.jsonl; exit $$code
 
 # Lint, type-check, and every test that needs no GPU.
 test: .venv/ready
@@ -30,7 +41,12 @@ test-all: .venv/ready
 
 # The tests that need a GPU, with the Python at hand: torch, triton, numpy and pytest are all they use.
 test-gpu:
-	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) -m pytest -m gpu --tb=short
+
+# All that a GPU is borrowed for, with the Python at hand: kernels compiled on all cores, each kernel that waits tried, the
+# GPU tests, the benchmarks, the cost model's constants. Parts are bounded, kept as they come, and go on at the next call.
+gpu-hour:
+	$(PYTHON) -m bench hour --out '$(OUT)' $(PARTS:%=--part %) $(if $(LIMIT),--seconds $(LIMIT)) $(if $(COMMIT),--commit $(COMMIT))
 
 # The documentation, into build/site; a warning is an error.
 docs: .venv/ready
@@ -54,4 +70,4 @@ format: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist gpu-hour *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

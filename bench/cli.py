@@ -31,6 +31,10 @@ def _several(parser: argparse.ArgumentParser, name: str, help: str, **options: A
     parser.add_argument(name, action="append", help=f"{help}; may be repeated", **options)
 
 
+def _add_commit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--commit", metavar="SHA", help="commit to record (default: the checkout's)")
+
+
 def _add_rows(parser: argparse.ArgumentParser) -> None:
     """What chooses the rows."""
     _several(parser, "--cell", "cell", choices=cases.CELLS)
@@ -65,14 +69,26 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on: leave out what is kept of this commit and machine, unless it failed",
+        help="go on: leave out what is kept of this commit and machine; rows that failed are tried again, last",
+    )
+    parser.add_argument(
+        "--pass-over-failed", action="store_true", help="with --resume: leave out the rows that failed, too"
     )
     parser.add_argument(
         "--base", metavar="REF", help="measure that commit's fastrnn too, in turn with this one, and compare the two"
     )
     parser.add_argument("--list", action="store_true", help="print the rows and exit")
-    parser.add_argument("--commit", metavar="SHA", help="commit to record (default: the checkout's)")
+    _add_commit(parser)
     parser.set_defaults(call=commands.run, parser=parser)
+
+
+def _add_compile(parser: argparse.ArgumentParser) -> None:
+    _add_rows(parser)
+    _several(
+        parser, "--launches", "file of launches, as `pytest --record-launches` writes; then no rows", metavar="FILE"
+    )
+    parser.add_argument("--processes", type=_positive, metavar="N", help="default: one for each core")
+    parser.set_defaults(call=commands.compile_ahead, parser=parser)
 
 
 def _add_kernels(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +126,22 @@ def _add_plot(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help=f"where each constant is kept once it is measured (default: in {files.CONSTANTS})",
+    )
+    _add_commit(parser)
     parser.set_defaults(call=commands.machine, parser=parser)
+
+
+def _add_hour(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="gpu-hour", metavar="FOLDER", help="where results go (default: gpu-hour)")
+    _several(parser, "--part", "a part to run, also if it is finished (default: all that are not)", metavar="NAME")
+    parser.add_argument("--seconds", type=_positive, metavar="N", help="for all of this call; call again for the rest")
+    parser.add_argument("--list", action="store_true", help="print the parts and exit")
+    _add_commit(parser)
+    parser.set_defaults(call=commands.hour, parser=parser)
 
 
 def _add_env(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +154,9 @@ _COMMANDS = (
     ("report", _add_report, "print results as tables in Markdown"),
     ("plot", _add_plot, "draw results: time against H and B, the ratio over both, time against the model's limit"),
     ("kernels", _add_kernels, "compile the GPU kernels with no GPU present, and report what they use"),
+    ("compile", _add_compile, "compile what rows will launch beforehand, on all cores"),
     ("machine", _add_machine, "measure the constants of the cost model on this GPU"),
+    ("hour", _add_hour, "all that a GPU is borrowed for: compile, tests, benchmarks, constants; in bounded parts"),
     ("env", _add_env, "print the versions and the hardware, for a bug report"),
 )
 
@@ -138,7 +171,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; the exit code: 0, 1 for a failure, 2 for a command line that is wrong, 130 interrupted."""
+    """Run a command line; the exit code: 0, 1 for a failure, 2 for a command line that is wrong, 3 for a GPU that this
+    process can use no more, 130 interrupted."""
     arguments = build_parser().parse_args(argv)
     try:
         code: int = arguments.call(arguments)
@@ -146,11 +180,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept = "the rows printed are all there are"
         if arguments.call is commands.run and arguments.json is not None:
             kept = f"finished rows are in {arguments.json}; run again with --resume to go on"
+        if arguments.call is commands.hour:
+            kept = f"what was found is in {arguments.out}; run again to go on"
         print(f"{arguments.parser.prog}: interrupted; {kept}", file=sys.stderr)
         return 130
     except record.BenchError as error:
         print(f"{arguments.parser.prog}: error: {error}", file=sys.stderr)
-        return 1
+        return 3 if isinstance(error, record.LostGPUError) else 1
     except BrokenPipeError:  # as under `| head`
         # Python flushes stdout once more when it exits, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

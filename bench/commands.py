@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastrnn.bench import cases, files, record
 from fastrnn.bench import kernels as kernel_report
@@ -92,14 +94,17 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.base is not None and arguments.resume:
         arguments.parser.error("--base measures both commits afresh: it takes no --resume")
+    if arguments.pass_over_failed and not arguments.resume:
+        arguments.parser.error("--pass-over-failed goes with --resume: without it no row is left out")
     run.prepare(where)
     before = files.open_results(arguments, record.environment(cuda))
     if arguments.base is not None and not providers:
         providers = arguments.provider = ["fastrnn"]  # the others are the same on both sides
     command = shlex.join(["python", "-m", "bench", *_command(arguments)])
     commit = arguments.commit or record.commit()
+    done = before if arguments.resume else []
     plan = run.Plan(
-        rows, providers, where, command, commit, arguments.json, arguments.csv, before if arguments.resume else []
+        rows, providers, where, command, commit, arguments.json, arguments.csv, done, arguments.pass_over_failed
     )
     if arguments.base is not None:
         return _run_against(arguments, plan)
@@ -108,6 +113,19 @@ def run(arguments: argparse.Namespace) -> int:
     if not cuda and rows == cases.quick(cuda):
         return max(code, _quick_kernels())
     return code
+
+
+def compile_ahead(arguments: argparse.Namespace) -> int:
+    _need("torch")
+    reason = kernel_report.unavailable()
+    if reason is not None:
+        raise record.BenchError(reason)
+    from fastrnn.bench import ahead, run
+
+    launches = [launch for file in arguments.launches or () for launch in ahead.read(file)]
+    if not arguments.launches:
+        launches = ahead.of_cases(_chosen(arguments, cuda=True), run.device("cuda"))
+    return int(ahead.compile_all(list(dict.fromkeys(launches)), arguments.processes or ahead.cores()) > 0)
 
 
 def _run_against(arguments: argparse.Namespace, plan: Plan) -> int:
@@ -196,9 +214,43 @@ def machine(arguments: argparse.Namespace) -> int:
     where = torch.device("cuda")
     model = fused.device_limits(where)
     env = record.environment(True)
+    files.settle_constants(arguments, env)
     print(f"GPU: {env.gpu}, driver {env.driver}. torch {env.torch}, triton {env.triton}.", flush=True)
-    machine.show(machine.measure(model.sms, where), model)
-    return 0
+    about = dataclasses.asdict(env) | {"commit": arguments.commit or record.commit()}
+
+    def keep(found: Mapping[str, Any]) -> None:
+        record.append(arguments.json, {**found, **about, "time": record.now()})
+
+    complete = machine.measure(machine.measurements(model.sms, where), model, where, keep)
+    print(f"Kept in {arguments.json}.")
+    return 0 if complete else 1
+
+
+def hour(arguments: argparse.Namespace) -> int:
+    _need("torch")
+    import torch
+
+    from fastrnn.bench import hour
+
+    folder = Path(arguments.out).absolute()
+    todo = hour.parts(folder, arguments.commit or record.commit())
+    names = [part.name for part in todo]
+    if arguments.list:
+        for part in todo:
+            print(f"{part.name:<9} {part.text}")
+        return 0
+    for name in arguments.part or ():
+        if name not in names:
+            arguments.parser.error(f"argument --part: invalid choice: {name!r} (choose from {', '.join(names)})")
+    if not torch.cuda.is_available():
+        raise record.BenchError("no CUDA GPU here: there is nothing to borrow one for")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise record.BenchError(f"cannot make {arguments.out!r}: {error.strerror}") from None
+    chosen = [part for part in todo if arguments.part is None or part.name in arguments.part]
+    found = hour.run(chosen, folder, arguments.seconds, again=arguments.part is not None)
+    return hour.report(found, folder)
 
 
 def env(arguments: argparse.Namespace) -> int:

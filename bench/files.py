@@ -14,6 +14,7 @@ from fastrnn.bench import record
 from fastrnn.bench.record import BenchError, Environment, Row
 
 FOLDER = "fastrnn-bench"  # of the folder the command runs in
+CONSTANTS = f"{FOLDER}/machine"  # what `machine` keeps: no rows, so apart from them
 
 
 def _named(folder: Path, env: Environment) -> Path:
@@ -32,6 +33,17 @@ def check_writable(arguments: argparse.Namespace) -> None:
             except OSError as error:
                 arguments.parser.error(f"argument --{option}: cannot write {path!r}: {error.strerror}")
             record.mend(path)
+
+
+def settle_constants(arguments: argparse.Namespace, env: Environment) -> None:
+    """Settle which file `machine` writes to, in `arguments.json`."""
+    if arguments.json is None:
+        try:
+            Path(CONSTANTS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BenchError(f"cannot make {CONSTANTS} here: {error.strerror}; say where: --json FILE") from None
+        arguments.json = str(_named(Path(CONSTANTS), env))
+    check_writable(arguments)
 
 
 def open_results(arguments: argparse.Namespace, env: Environment) -> list[Row]:

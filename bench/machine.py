@@ -6,6 +6,7 @@ Each is the slope of a kernel's time over how often it does the thing, so that l
 from __future__ import annotations
 
 import importlib.util
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ from typing import Any
 
 import torch
 
-from fastrnn.bench.record import BenchError
+from fastrnn.bench.record import BenchError, LostGPUError
 from fastrnn.bench.table import Column, emit, heading, line
+from fastrnn.bench.timing import lost
 from fastrnn.kernels.configs import Device
 
 _WARPS = 8
@@ -84,7 +86,7 @@ def launch_probe() -> Probe:
 
 
 def all_probes(sms: int) -> dict[str, Probe]:
-    """Every kernel that `measure` launches on a GPU of so many multiprocessors."""
+    """Every kernel that `measurements` launch on a GPU of so many multiprocessors."""
     return {
         "flag": exchange_probe(sms, "flag"),
         "barrier": exchange_probe(sms, "barrier"),
@@ -146,24 +148,28 @@ def _hop_us(probe: Probe, sms: int, device: torch.device) -> float:
     return 1e6 * (seconds[1] - seconds[0]) / (many.steps - few.steps)
 
 
-def _read_rates(probes: Mapping[str, Probe], sms: int, device: torch.device) -> dict[str, float]:
-    """Bytes per microsecond: of all multiprocessors and of one from L2, and of all from memory."""
-    sums = torch.empty(sms, device=device)
-    shared = torch.zeros(_L2_ELEMENTS, device=device)
+def _l2_rate(probe: Probe, programs: int, device: torch.device) -> float:
+    """Bytes per microsecond that so many programs read of the same few megabytes."""
+    sums, shared = torch.empty(programs, device=device), torch.zeros(_L2_ELEMENTS, device=device)
+    slope = slope_us(lambda rounds: probe.launch(programs, shared, sums, rounds, _L2_ELEMENTS), 5, 25)
+    return programs * 4 * _L2_ELEMENTS / slope
 
-    def through_l2(grid: int) -> float:
-        def call(rounds: int) -> None:
-            probes["l2"].launch(grid, shared, sums, rounds, _L2_ELEMENTS)
 
-        return grid * 4 * _L2_ELEMENTS / slope_us(call, 5, 25)
+def _memory_rate(probe: Probe, sms: int, device: torch.device) -> float:
+    """Bytes per microsecond that programs read, each its own megabytes."""
+    sums, own = torch.empty(sms, device=device), torch.zeros(sms * _MEMORY_ELEMENTS, device=device)
+    slope = slope_us(lambda rounds: probe.launch(sms, own, sums, rounds, _MEMORY_ELEMENTS), 1, 5)
+    return sms * 4 * _MEMORY_ELEMENTS / slope
 
-    own = torch.zeros(sms * _MEMORY_ELEMENTS, device=device)
 
-    def from_memory(rounds: int) -> None:
-        probes["memory"].launch(sms, own, sums, rounds, _MEMORY_ELEMENTS)
+def _launch_us(probe: Probe, device: torch.device) -> float:
+    value = torch.empty(1, dtype=torch.int32, device=device)
 
-    memory = sms * 4 * _MEMORY_ELEMENTS / slope_us(from_memory, 1, 5)
-    return {"l2_rate": through_l2(sms), "sm_l2_rate": through_l2(1), "memory_rate": memory}
+    def launches(count: int) -> None:
+        for _ in range(count):
+            probe.launch(1, value)
+
+    return slope_us(launches, 200, 1200)
 
 
 def _product_us(probe: Probe, sms: int, device: torch.device) -> float:
@@ -186,37 +192,68 @@ def macs(sizes: Mapping[str, Any]) -> int:
     return int(sizes["SPLIT"] * sizes["DEPTH"] * sizes["COLUMNS"] * sizes["ROWS"])
 
 
-def measure(sms: int, device: torch.device) -> dict[str, float]:
-    """The constants, by the names of `configs.Device`."""
+def measurements(sms: int, device: torch.device) -> dict[str, Callable[[], float]]:
+    """How each constant is measured, by the names of `configs.Device`; each needs none of the others."""
     probes = all_probes(sms)
-    value = torch.empty(1, dtype=torch.int32, device=device)
-
-    def launches(count: int) -> None:
-        for _ in range(count):
-            probes["launch"].launch(1, value)
-
     return {
-        "hop_us": _hop_us(probes["flag"], sms, device),
-        "barrier_us": _hop_us(probes["barrier"], sms, device),
-        "launch_us": slope_us(launches, 200, 1200),
-        **_read_rates(probes, sms, device),
-        "sm_shared_rate": shared_traffic(_SHARED_PRODUCT) / _product_us(probes["shared"], sms, device),
-        "sm_mac_rate": macs(_MATRIX_PRODUCT) / _product_us(probes["matrix"], sms, device),
-        "l2_bytes": float(torch.cuda.get_device_properties(device).L2_cache_size),
+        "hop_us": lambda: _hop_us(probes["flag"], sms, device),
+        "barrier_us": lambda: _hop_us(probes["barrier"], sms, device),
+        "launch_us": lambda: _launch_us(probes["launch"], device),
+        "l2_rate": lambda: _l2_rate(probes["l2"], sms, device),
+        "sm_l2_rate": lambda: _l2_rate(probes["l2"], 1, device),
+        "memory_rate": lambda: _memory_rate(probes["memory"], sms, device),
+        "sm_shared_rate": lambda: shared_traffic(_SHARED_PRODUCT) / _product_us(probes["shared"], sms, device),
+        "sm_mac_rate": lambda: macs(_MATRIX_PRODUCT) / _product_us(probes["matrix"], sms, device),
+        "l2_bytes": lambda: float(torch.cuda.get_device_properties(device).L2_cache_size),
     }
 
 
 _UNITS = {"us": "microseconds", "rate": "bytes per microsecond", "bytes": "bytes"}
 
 
-def show(measured: Mapping[str, float], model: Device) -> None:
-    """Print a line for each constant."""
+def unit_of(name: str) -> str:
+    """What a constant is counted in."""
+    return "multiply-adds per microsecond" if name == "sm_mac_rate" else _UNITS[name.rpartition("_")[2]]
+
+
+def _measured(name: str, call: Callable[[], float]) -> tuple[float | None, str | None]:
+    """A constant, or why there is none: the others do not need it."""
+    try:
+        value = call()
+    except Exception as error:
+        return None, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    # Noise can make of a slope what is no rate, and JSON has no infinity.
+    return (value, None) if math.isfinite(value) else (None, f"{name} came out as {value}")
+
+
+def measure(
+    todo: Mapping[str, Callable[[], float]],
+    model: Device,
+    device: torch.device,
+    keep: Callable[[Mapping[str, Any]], None],
+) -> bool:
+    """Measure one constant after another, printing each and handing it to `keep` before the next begins.
+
+    Returns:
+        whether all were measured.
+
+    Raises:
+        LostGPUError: an error left this process no GPU.
+    """
     emit(heading(COLUMNS))
-    for name, value in measured.items():
-        assumed = float(getattr(model, name))
-        unit = _UNITS[name.rpartition("_")[2]]
-        unit = "multiply-adds per microsecond" if name == "sm_mac_rate" else unit
-        emit(line(COLUMNS, [name, f"{assumed:.3g}", f"{value:.3g}", f"{value / assumed:.2f}", unit]))
+    complete = True
+    for name, call in todo.items():
+        value, reason = _measured(name, call)
+        assumed, unit = float(getattr(model, name)), unit_of(name)
+        keep({"constant": name, "measured": value, "model": assumed, "unit": unit, "reason": reason})
+        shown = ("FAILED", "") if value is None else (f"{value:.3g}", f"{value / assumed:.2f}")
+        emit(line(COLUMNS, [name, f"{assumed:.3g}", *shown, unit]))
+        if value is None:
+            complete = False
+            emit(f"  FAILED: {reason}")
+            if (said := lost(device)) is not None:
+                raise LostGPUError(f"this process can use its GPU no more ({said}): stopped at {name}")
+    return complete
 
 
 def unavailable() -> str | None:

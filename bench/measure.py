@@ -126,6 +126,12 @@ def _clear(module: nn.Module, inputs: Inputs) -> None:
     module.zero_grad(set_to_none=True)
 
 
+def call_once(case: Case, module: nn.Module, inputs: Inputs) -> None:
+    """One call as it is timed, and nothing done with its results."""
+    with _grad_mode(case):
+        _call(module, inputs)
+
+
 def _torch_name(name: str) -> str:
     """A parameter's name in torch.nn's layers, whatever the provider's: `Loop` has one cell for each suffix."""
     return "_".join(reversed(name.split(".")))

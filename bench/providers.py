@@ -217,6 +217,15 @@ def _peer_scan(case: Case, backward: bool) -> str:
     return "large persistent" if asked == "persistent" and fits else _STANDARD
 
 
+def _copied(case: Case) -> str:
+    """A note where the peer hands cuDNN a fresh copy of its weights at each call.
+
+    `flatten_parameters` lays the weights out as cuDNN wants them, once, for the dtypes that this list of torch's has.
+    """
+    listed = getattr(torch, case.dtype) in torch.backends.cudnn.CUDNN_TENSOR_DTYPES
+    return "" if listed else ", weights copied at each call"
+
+
 def peer_algorithm(case: Case, device: torch.device) -> str:
     """What the peer of `case` runs: the class of cuDNN algorithm that PyTorch asks for, or a loop.
 
@@ -231,11 +240,11 @@ def peer_algorithm(case: Case, device: torch.device) -> str:
     if case.dtype == "bfloat16" and (torch.backends.cudnn.version() or 0) < peer.BFLOAT16_CUDNN:
         return "PyTorch's own loop"
     if whom == "torch.nn-packed":
-        return _STANDARD
+        return _STANDARD + _copied(case)
     forward, backward = _peer_scan(case, False), _peer_scan(case, True)
     if not case.train or forward == backward:
-        return forward
-    return f"forward: {forward}; backward: {backward}"
+        return forward + _copied(case)
+    return f"forward: {forward}; backward: {backward}{_copied(case)}"
 
 
 def is_fastrnns(module: nn.Module) -> bool:

@@ -33,6 +33,10 @@ class BenchError(ValueError):
     """What ends a command with one line and exit code 1."""
 
 
+class LostGPUError(BenchError):
+    """An error after which this process can use its GPU no more: what is left needs another process. Exit code 3."""
+
+
 @dataclass(frozen=True)
 class Environment:
     """What a row was measured on. `fastrnn` is its version, `device` is `"cuda"` or `"cpu"`; what does not apply is

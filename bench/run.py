@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -16,6 +19,7 @@ from fastrnn.bench.progress import Display, progress
 from fastrnn.bench.providers import PROVIDERS, peer_algorithm, peer_of
 from fastrnn.bench.record import Row
 from fastrnn.bench.table import CASE_COLUMNS, Column, case_values, emit, heading, line
+from fastrnn.bench.timing import lost
 
 RESULT_COLUMNS = (
     Column("provider", 15, right=False),
@@ -43,6 +47,7 @@ class Plan:
         commit: of the code, for the record.
         json, csv: files to append to, or None.
         done: rows that a run before this one finished; they are not measured again.
+        pass_over_failed: whether those of them that failed are not, either.
     """
 
     cases: Sequence[Case]
@@ -53,6 +58,7 @@ class Plan:
     json: str | None = None
     csv: str | None = None
     done: Sequence[Row] = field(default=(), repr=False)
+    pass_over_failed: bool = False
 
     def providers_of(self, case: Case) -> list[str]:
         """The peer first: the others' ratios need it."""
@@ -117,18 +123,71 @@ def _truth(case: Case, where: torch.device) -> Truth | Exception:
         return error
 
 
-def finished(rows: Sequence[Row], commit: str | None, env: record.Environment) -> dict[tuple[Case, str], list[Row]]:
-    """The rows that need not be measured again: of this code and this machine, and not failed."""
-    found: dict[tuple[Case, str], list[Row]] = {}
-    for row in rows:
-        if row.commit == commit and row.environment() == env and row.status != "FAILED":
+Done = dict[tuple[Case, str], list[Row]]
+
+
+def finished(plan: Plan, env: record.Environment) -> tuple[Done, set[Case]]:
+    """The rows that need not be measured again, of this code and this machine; and the cases of which one failed."""
+    found: Done = {}
+    failures: set[Case] = set()
+    for row in plan.done:
+        if row.commit != plan.commit or row.environment() != env:
+            continue
+        if row.status == "FAILED":
+            failures.add(row.case())
+        if row.status != "FAILED" or plan.pass_over_failed:
             found.setdefault((row.case(), row.provider), []).append(row)
-    return found
+    return found, failures
 
 
-def rows_of(plan: Plan, done: dict[tuple[Case, str], list[Row]], repetition: int, display: Display) -> Iterator[Row]:
+def _row(plan: Plan, case: Case, provider: str, outcome: Outcome, peer_us: float | None) -> Row:
+    return Row(
+        version=record.VERSION,
+        **dataclasses.asdict(case),
+        **dataclasses.asdict(outcome),
+        **dataclasses.asdict(record.environment(plan.device.type == "cuda")),
+        provider=provider,
+        peer=peer_of(case),
+        ratio=ratio_of(peer_us, outcome.us_per_step),
+        peer_algorithm=peer_algorithm(case, plan.device),
+        limit_us=limit_on(case, plan.device),
+        command=plan.command,
+        commit=plan.commit,
+        time=record.now(),
+    )
+
+
+@contextlib.contextmanager
+def _begun(plan: Plan, case: Case, provider: str) -> Iterator[None]:
+    """Leave a note beside the results while a row is measured: all that is left of it if it takes the process along."""
+    note = None if plan.json is None else Path(f"{plan.json}.begun")
+    if note is not None:
+        note.write_text(json.dumps({"provider": provider, "commit": plan.commit, "case": dataclasses.asdict(case)}))
+    try:
+        yield
+    finally:
+        if note is not None:
+            note.unlink(missing_ok=True)
+
+
+def _never_ended(plan: Plan) -> Row | None:
+    """The row that a run before this one began and did not end, as a failed one; None without."""
+    note = None if plan.json is None else Path(f"{plan.json}.begun")
+    if note is None or not note.exists():
+        return None
+    try:
+        found = json.loads(note.read_text())
+    except ValueError:  # it was just being written
+        found = {}
+    note.unlink()
+    if not found or found["commit"] != plan.commit:
+        return None
+    reason = "it began, and the process ended before it did"
+    return _row(plan, Case(**found["case"]), found["provider"], Outcome("FAILED", reason), None)
+
+
+def rows_of(plan: Plan, done: Done, repetition: int, display: Display) -> Iterator[Row]:
     """Measure what is not done yet. Rows that are done only lend their time to the ratio."""
-    env = dataclasses.asdict(record.environment(plan.device.type == "cuda"))
     for case in plan.cases:
         peer, peer_us, truth = peer_of(case), None, None
         for provider in plan.providers_of(case):
@@ -137,24 +196,12 @@ def rows_of(plan: Plan, done: dict[tuple[Case, str], list[Row]], repetition: int
             if row is None:
                 words = (case.mode, case.cell, case.dtype, f"T={case.T} B={case.B} H={case.H}", case.extras(), provider)
                 display.next(" ".join(filter(None, words)))
-                truth = truth or _truth(case, plan.device)
-                outcome = _outcome(case, provider, truth, plan.device)
+                with _begun(plan, case, provider):
+                    truth = truth or _truth(case, plan.device)
+                    outcome = _outcome(case, provider, truth, plan.device)
                 if provider == peer:
                     peer_us = outcome.us_per_step
-                yield Row(
-                    version=record.VERSION,
-                    **dataclasses.asdict(case),
-                    **dataclasses.asdict(outcome),
-                    **env,
-                    provider=provider,
-                    peer=peer,
-                    ratio=ratio_of(peer_us, outcome.us_per_step),
-                    peer_algorithm=peer_algorithm(case, plan.device),
-                    limit_us=limit_on(case, plan.device),
-                    command=plan.command,
-                    commit=plan.commit,
-                    time=record.now(),
-                )
+                yield _row(plan, case, provider, outcome, peer_us)
             elif provider == peer:
                 peer_us = row.us_per_step
 
@@ -193,10 +240,36 @@ def prepare(where: torch.device) -> None:
         torch.set_num_threads(1)
 
 
+def _keep(row: Row, plan: Plan) -> None:
+    """Write a row to the files there are."""
+    if plan.json is not None:
+        record.append(plan.json, dataclasses.asdict(row))
+    if plan.csv is not None:
+        record.append_csv(plan.csv, dataclasses.asdict(row))
+
+
+def _stop_if_lost(row: Row, plan: Plan) -> None:
+    """End the run where a row took the GPU with it: every row after it would fail, and say nothing of itself."""
+    said = lost(plan.device) if row.status == "FAILED" else None
+    if said is not None:
+        rest = "--resume --pass-over-failed goes on with the others"
+        raise record.LostGPUError(f"this process can use its GPU no more ({said}): stopped at the row above; {rest}")
+
+
 def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:
-    """Measure, print and record; the rows measured."""
+    """Measure, print and record; the rows measured.
+
+    Raises:
+        LostGPUError: a row failed in a way that leaves this process no GPU. It is recorded.
+    """
     env = record.environment(plan.device.type == "cuda")
-    done = finished(plan.done, plan.commit, env)
+    killed = _never_ended(plan)
+    if killed is not None:
+        _keep(killed, plan)
+        plan = dataclasses.replace(plan, done=[*plan.done, killed])
+    done, failures = finished(plan, env)
+    # What failed before may do so again and end the run: the others come first.
+    plan = dataclasses.replace(plan, cases=sorted(plan.cases, key=lambda case: case in failures))
     emit(introduction(env))
     wanted = [(case, provider) for case in plan.cases for provider in plan.providers_of(case)]
     skipped = sum(n < len(done.get(key, ())) for n in repetitions for key in wanted)
@@ -205,15 +278,13 @@ def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:
         display.emit(f"\n{heading(_columns(env.device))}")
         for repetition in repetitions:
             for row in rows_of(plan, done, repetition, display):
-                if plan.json is not None:
-                    record.append(plan.json, dataclasses.asdict(row))
-                if plan.csv is not None:
-                    record.append_csv(plan.csv, dataclasses.asdict(row))
+                _keep(row, plan)
                 _show(row, display)
                 rows.append(row)
-    failures, lacking = (sum(row.status == status for row in rows) for status in ("FAILED", "n/a"))
+                _stop_if_lost(row, plan)
+    failed, lacking = (sum(row.status == status for row in rows) for status in ("FAILED", "n/a"))
     emit(
-        f"\n{len(rows)} rows, {failures} FAILED, {lacking} n/a{f', {skipped} finished before' if skipped else ''}. "
+        f"\n{len(rows)} rows, {failed} FAILED, {lacking} n/a{f', {skipped} finished before' if skipped else ''}. "
         "ratio: the peer's time over the provider's, above 1 is faster than the peer."
     )
     if plan.json is not None:

@@ -23,6 +23,22 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def lost(device: torch.device) -> str | None:
+    """What the GPU says if an error has made it useless to this process, or None.
+
+    An illegal address, a trap or a launch that timed out fails every call that follows it until the process ends. An
+    error that only one call met (memory, a grid that does not fit) does not come back when the device is asked again.
+    """
+    for _ in range(2):
+        try:
+            synchronize(device)
+        except RuntimeError as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        else:
+            return None
+    return said
+
+
 def _time_cpu(call: Callable[[int], object], clear: Callable[[int], None], budget: float) -> list[float]:
     """Seconds of each call."""
     samples: list[float] = []

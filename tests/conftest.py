@@ -13,11 +13,27 @@ import pytest
 import torch
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fastrnn")
+    group.addoption("--ledger", metavar="FILE", help="write each test's outcome here, and pass over those it has")
+    group.addoption(
+        "--record-launches",
+        metavar="FILE",
+        help="launch no kernel, and write what would have been launched here, for `python -m bench compile --launches`",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     on_gpu = config.getoption("markexpr") == "gpu"
     if not on_gpu:
         os.environ["TRITON_INTERPRET"] = "1"
         torch.set_num_threads(1)  # the suite runs several processes
+    elif "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+        # torch's layers on the CPU are what results are compared with: each process gets its share of the cores.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+    import ledger
+
+    ledger.register(config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,8 @@ import contextlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -107,6 +108,25 @@ def run_layer(layer: nn.Module, input: Tensor, hx: tuple[Tensor, ...] | None) ->
     return names, [t.detach() for t in tensors]
 
 
+@contextlib.contextmanager
+def no_waiting() -> Iterator[None]:
+    """Make whatever waits for the GPU an error inside, and nothing one afterwards."""
+
+    def set_mode(mode: int | str) -> None:
+        with warnings.catch_warnings():
+            # Some versions of torch warn that the mode is a prototype after they have set it: as an error, that would
+            # leave it on for every test that follows.
+            warnings.simplefilter("ignore")
+            torch.cuda.set_sync_debug_mode(mode)
+
+    before = torch.cuda.get_sync_debug_mode()
+    try:
+        set_mode("error")
+        yield
+    finally:
+        set_mode(before)
+
+
 # Small launches that reach every path of the kernels: tier, block_b, block_h, block_k, group, split.
 LAUNCHES = {
     "solo": ("solo", 16, 64, 64, 1, 1),
@@ -142,9 +162,15 @@ def compiling_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 
+def choose_launches(choose: Callable[..., LaunchConfig | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `choose` choose every launch from here on, those that have been settled in this process included."""
+    monkeypatch.setattr(fused, "choose", choose)
+    monkeypatch.setattr(fused, "_SETTLED", {}, raising=False)
+
+
 @contextlib.contextmanager
 def forced_launch(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make every kernel launch the one called `name`."""
     with monkeypatch.context() as patch:
-        patch.setattr(fused, "choose", lambda shape, device, schedule: launch(name, shape.hidden, schedule))
+        choose_launches(lambda shape, device, schedule: launch(name, shape.hidden, schedule), patch)
         yield

@@ -83,6 +83,10 @@ def test_what_the_peer_runs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert providers.peer_algorithm(case, cuda) == "large persistent"
     assert providers.peer_algorithm(replace(case, lengths="uniform"), cuda) == "per-step GEMM"
     assert providers.peer_algorithm(replace(case, reset_rate=0.1), cuda) == "cells in a Python loop"
+    # torch lays bfloat16 weights out as they come, and cuDNN gets a copy of them each time.
+    copied = "per-step GEMM, weights copied at each call"
+    assert providers.peer_algorithm(replace(case, dtype="bfloat16"), cuda) == copied
+    assert providers.peer_algorithm(replace(case, dtype="bfloat16", lengths="uniform"), cuda) == copied
 
 
 def test_lengths() -> None:

@@ -14,7 +14,8 @@ import torch
 from benching import CPU, ROW, make_brief
 from support import compiling_environment
 
-from fastrnn.bench import cli, limits, machine, progress, record, run
+from fastrnn.backends import fused
+from fastrnn.bench import cli, files, limits, machine, progress, record, run
 from fastrnn.bench.cases import Case
 from fastrnn.kernels import configs
 from fastrnn.kernels.configs import ScanShape
@@ -144,14 +145,67 @@ def test_slope(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.slope_us(made.append, 100, 1100) == pytest.approx(3)
 
 
-def test_show(capsys: pytest.CaptureFixture[str]) -> None:
-    fields = ("launch_us", "l2_rate", "sm_l2_rate", "memory_rate", "sm_shared_rate", "sm_mac_rate", "l2_bytes")
-    values = {"hop_us": 1.2, "barrier_us": 1.1, **{name: float(getattr(H100, name)) for name in fields}}
-    machine.show(values, H100)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[2].split() == ["hop_us", "0.6", "1.2", "2.00", "microseconds"]
-    assert all(" 1.00 " in line for line in lines[3:])
-    assert any(line.startswith("sm_mac_rate") and line.endswith("multiply-adds per microsecond") for line in lines)
+def test_every_constant_of_the_model_has_a_measurement() -> None:
+    names = {field.name for field in dataclasses.fields(H100)} - {"name", "capability", "sms", "shared_bytes"}
+    assert set(machine.measurements(132, CPU)) == names - {"sm_issue_rate"}  # a count of instructions, not of time
+
+
+def test_each_constant_is_shown_and_kept_before_the_next(capsys: pytest.CaptureFixture[str]) -> None:
+    """One that fails says so, and the others are measured all the same."""
+    kept: list[dict[str, object]] = []
+
+    def broken() -> float:
+        raise ZeroDivisionError("no slope")
+
+    def last() -> float:
+        assert [row["measured"] for row in kept] == [1.2, None, None]
+        out = capsys.readouterr().out.splitlines()
+        assert out[2].split() == ["hop_us", "0.6", "1.2", "2.00", "microseconds"]
+        assert out[3].split()[:3] == ["barrier_us", "1.1", "FAILED"]
+        assert out[4] == "  FAILED: ZeroDivisionError: no slope"
+        return H100.sm_mac_rate
+
+    todo = {"hop_us": lambda: 1.2, "barrier_us": broken, "l2_rate": lambda: float("inf"), "sm_mac_rate": last}
+    assert not machine.measure(todo, H100, CPU, lambda row: kept.append(dict(row)))
+    assert kept[-1] == {
+        "constant": "sm_mac_rate",
+        "measured": H100.sm_mac_rate,
+        "model": H100.sm_mac_rate,
+        "unit": "multiply-adds per microsecond",
+        "reason": None,
+    }
+    assert kept[2]["reason"] == "l2_rate came out as inf"
+    assert machine.measure({"hop_us": lambda: 1.0}, H100, CPU, kept.append)  # type: ignore[arg-type]  # only kept
+
+
+def test_a_lost_gpu_ends_the_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[object] = []
+
+    def broken() -> float:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(machine, "lost", lambda device: "CUDA error: unspecified launch failure")
+    with pytest.raises(record.LostGPUError, match=r"\(CUDA error: unspecified launch failure\): stopped at hop_us"):
+        machine.measure({"hop_us": broken, "barrier_us": broken}, H100, CPU, kept.append)
+    assert len(kept) == 1
+
+
+def test_machine_writes_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As on a GPU; without --json in a folder of its own, where `report` does not look for rows."""
+    make_brief(monkeypatch, tmp_path)
+    env = record.environment(False)
+    monkeypatch.setattr(machine, "unavailable", lambda: None)
+    monkeypatch.setattr(machine, "measurements", lambda sms, device: {"hop_us": lambda: 0.5})
+    monkeypatch.setattr(fused, "device_limits", lambda device: H100)
+    monkeypatch.setattr(record, "environment", lambda cuda: env)
+    assert cli.main(["machine", "--commit", "abc"]) == 0
+    assert cli.main(["machine", "--commit", "abc", "--json", "constants.jsonl"]) == 0
+    (found,) = (tmp_path / "fastrnn-bench" / "machine").iterdir()
+    for file in (found, tmp_path / "constants.jsonl"):
+        row = json.loads(file.read_text())
+        assert (row["constant"], row["measured"], row["commit"]) == ("hop_us", 0.5, "abc")
+        assert row["torch"] == env.torch
+    assert files.to_show([]) == files.committed()
 
 
 COMPILE = """

@@ -17,7 +17,7 @@ import pytest
 import torch
 from benching import ROW, TINY, bench, make_brief
 
-from fastrnn.bench import cases, cli, commands, compare, files, record, report
+from fastrnn.bench import cases, cli, commands, compare, files, record, report, run, timing
 from fastrnn.bench.compare import Timing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,6 +76,80 @@ def test_resume_counts_repetitions(tmp_path: Path) -> None:
     options = ["run", *TINY, "--commit", "abc", "--provider", "fastrnn", "--resume", "--repeat"]
     assert len(bench(tmp_path, *options, "2")[1]) == 2
     assert len(bench(tmp_path, *options, "3")[1]) == 3
+
+
+def test_a_failed_row_is_tried_last_or_passed_over(tmp_path: Path) -> None:
+    options = ["run", *TINY, "--mode", "forward", "--commit", "abc", "--provider", "fastrnn", "--resume"]
+    _, rows = bench(tmp_path, *options)
+    file = tmp_path / "rows.jsonl"
+    file.unlink()
+    record.append(file, rows[0] | {"status": "FAILED"})
+    assert [row["mode"] for row in bench(tmp_path, *options)[1][1:]] == [rows[1]["mode"], rows[0]["mode"]]
+    file.unlink()
+    record.append(file, rows[0] | {"status": "FAILED"})
+    _, after = bench(tmp_path, *options, "--pass-over-failed")
+    assert [row["mode"] for row in after[1:]] == [rows[1]["mode"]]
+
+
+def test_a_lost_gpu_ends_the_run_at_the_row_that_lost_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it was is recorded; the run that goes on passes over it. An error of one row's own ends nothing."""
+    said: list[str | None] = []
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(run, "measure", fail)
+    monkeypatch.setattr(run, "lost", lambda device: said[-1])
+    said.append(None)
+    code, rows = bench(tmp_path, "run", *TINY, "--mode", "forward", "--provider", "fastrnn")
+    assert (code, [row["status"] for row in rows]) == (1, ["FAILED", "FAILED"])
+    (tmp_path / "rows.jsonl").unlink()
+    said.append("CUDA error: an illegal memory access was encountered")
+    code, rows = bench(tmp_path, "run", *TINY, "--mode", "forward", "--provider", "fastrnn")
+    assert (code, [row["status"] for row in rows]) == (3, ["FAILED"])
+    assert "--resume --pass-over-failed goes on" in capsys.readouterr().err
+
+
+def test_a_row_that_took_the_process_along_counts_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in a row, a run leaves a note of it; interrupted, it leaves none."""
+    options = ["run", *TINY, "--commit", "abc", "--provider", "fastrnn", "--resume", "--pass-over-failed"]
+    note = tmp_path / "rows.jsonl.begun"
+    notes: list[str] = []
+
+    def interrupted(*_: Any) -> Any:
+        notes.append(note.read_text())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "measure", interrupted)
+        assert bench(tmp_path, *options) == (130, [])
+    assert not note.exists()
+    note.write_text(notes[0])  # as where the process had been killed
+    code, (row,) = bench(tmp_path, *options)
+    assert (code, row["status"], row["provider"]) == (0, "FAILED", "fastrnn")
+    assert row["reason"] == "it began, and the process ended before it did"
+    assert not note.exists()
+    # Another commit's is none of this one's.
+    note.write_text(notes[0])
+    (tmp_path / "rows.jsonl").unlink()
+    _, (row,) = bench(tmp_path, *options, "--commit", "abd")
+    assert row["status"] == "ok"
+
+
+def test_a_gpu_is_lost_where_its_error_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, errors = torch.device("cuda"), [RuntimeError("once")]
+
+    def synchronize(device: torch.device) -> None:
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    assert timing.lost(cuda) is None  # gone when asked again
+    errors += [RuntimeError("CUDA error: unspecified launch failure\nmore"), RuntimeError("first")]
+    assert timing.lost(cuda) == "CUDA error: unspecified launch failure"
+    assert timing.lost(torch.device("cpu")) is None
 
 
 def test_a_torn_line_is_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

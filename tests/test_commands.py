@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -94,6 +95,30 @@ def test_the_readmes_benchmark_runs_in_order(
         assert list((tmp_path / folder).glob("*.svg")), folder
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("target", ["bench", "bench-full", "test-gpu", "gpu-hour"])
+def test_what_a_gpu_machine_runs_needs_no_environment(target: str, tmp_path: Path) -> None:
+    """With PYTHON given, that Python as it is; the benchmarks without it, that of the environment they set up."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+
+    def printed(*arguments: str) -> str:
+        environment = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "OUT", "MAKEFLAGS")}
+        command = ["make", "--dry-run", target, *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+
+    given = printed("PYTHON=some-python")
+    assert "some-python -m " in given
+    assert ".venv" not in given
+    assert "pip" not in given
+    assert (".venv/ready" in printed()) == target.startswith("bench")
+    if target == "gpu-hour":
+        told = printed("PYTHON=some-python", "OUT=a folder", "PARTS=waits tests", "LIMIT=570", "COMMIT=abc")
+        expected = "some-python -m bench hour --out 'a folder' --part waits --part tests --seconds 570 --commit abc"
+        assert expected in told
+
+
 @pytest.mark.slow
 def test_every_readme_command_of_a_checkout_runs(tmp_path: Path) -> None:
     """In a copy of the checkout, with the Python at hand on the PATH, exactly as printed."""
@@ -105,7 +130,7 @@ def test_every_readme_command_of_a_checkout_runs(tmp_path: Path) -> None:
     for command in commands(ROOT / "README.md"):
         # Those left out need a GPU, install, are this very run, or have tests of their own.
         if command.startswith(
-            ("make test", "make bench-full", "pip", "python -m bench machine", "torchrun", "fastrnn-")
+            ("make test", "make bench-full", "make gpu-hour", "pip", "python -m bench machine", "torchrun", "fastrnn-")
         ):
             continue
         program = f"PATH={tools}:$PATH {command}"

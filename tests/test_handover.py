@@ -378,7 +378,7 @@ def test_compiling_guards_on_the_batch_once(taken: list[str]) -> None:
     first = counts[0]
     assert counts == [first] * 3 + [first + 1] * 5
     operators = [{str(n.target) for n in graph.graph.nodes if "fastrnn" in str(n.target)} for graph in counter.graphs]
-    assert [sorted(found) for found in operators if found] == [["fastrnn.scan"], ["fastrnn.aten_layer"]]
+    assert [sorted(found) for found in operators if found] == [["fastrnn.scan_layer"], ["fastrnn.aten_layer"]]
 
 
 def _expected_of(layer: nn.Module, x: Tensor) -> Tensor:
@@ -398,7 +398,7 @@ def test_an_exported_program_serves_every_batch(taken: list[str], strict: bool, 
         for T, B in ((5, 2), (4, 9)):
             x = torch.randn(T, B, 3)
             assert worst_error([again(x)[0]], [_expected(layer, x)]) < 1e-6
-    assert {str(n.target) for n in program.graph.nodes if "fastrnn" in str(n.target)} == {"fastrnn.scan.default"}
+    assert {str(n.target) for n in program.graph.nodes if "fastrnn" in str(n.target)} == {"fastrnn.scan_layer.default"}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")

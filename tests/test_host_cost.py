@@ -95,3 +95,40 @@ def test_warmup_runs_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "_launch", spy)
     fastrnn.warmup(fastrnn.GRU(3, 5, backend="persistent"), [(2, 1)])
     assert launched == [False, True], "forward and backward"
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_warmup_calls_as_the_layer_will_be_called(
+    grad: bool, batch_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each keyword and either grad mode has a kernel of its own: those a call launches are those warmed up."""
+    pytest.importorskip("triton")
+    from fastrnn.kernels import launch
+
+    kernels: list[dict[str, object]] = []
+    original = launch._launch
+
+    def spy(*args: object) -> None:
+        kernels.append({name: value for name, value in args[-1].items() if name.isupper()})  # type: ignore[attr-defined]
+        original(*args)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(launch, "_launch", spy)
+    layer = fastrnn.LSTM(3, 5, backend="persistent", batch_first=batch_first)
+    input, resets = torch.randn(4, 2, 3), torch.zeros(4, 2, dtype=torch.bool)
+    if batch_first:
+        input, resets = input.transpose(0, 1), resets.transpose(0, 1)
+    with torch.set_grad_enabled(grad):
+        fastrnn.warmup(layer, [(4, 2)], lengths=True, resets=True, return_cells=True)
+        warmed, kernels = kernels, []
+        output, _, cells = layer(input, lengths=torch.tensor([4, 2]), resets=resets, return_cells=True)
+        if grad:
+            (output.sum() + cells.sum()).backward()
+    assert warmed == kernels
+    assert len(kernels) == 1 + grad
+    assert all(kernel["HAS_LENGTHS"] and kernel["HAS_RESETS"] for kernel in kernels)
+
+
+def test_warmup_of_a_cell_takes_no_keywords() -> None:
+    with pytest.raises(TypeError, match="a cell takes neither"):
+        fastrnn.warmup(fastrnn.GRUCell(3, 5), [(1, 7)], lengths=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def test_workflows_call_what_there_is(path: str) -> None:
     called = [command for command in _commands(path) if command.startswith("make ")]
     assert called
     for command in called:
-        words = [word for word in command.split()[1:] if "=" not in word]
+        words = [word for word in shlex.split(command)[1:] if "=" not in word]
         for target in words:
             assert re.search(rf"^{re.escape(target)}:", MAKEFILE, re.MULTILINE), target
         for variable in re.findall(r"\b([A-Z]+)=", command):
