@@ -25,7 +25,8 @@ class _Cell(nn.RNNCellBase):
     _mode: ClassVar[str]
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool, backend: str, device: Any, dtype: Any) -> None:
-        super().__init__(input_size, hidden_size, bias, BY_MODE[self._mode].gates, device, dtype)
+        # By name, as in the layers.
+        nn.RNNCellBase.__init__(self, input_size, hidden_size, bias, BY_MODE[self._mode].gates, device, dtype)
         self.backend = check_name(backend)
 
     def __prepare_scriptable__(self) -> nn.Module:

@@ -41,7 +41,8 @@ class _Layers(nn.RNNBase):
 
     def __init__(self, mode: str, *args: Any, backend: str = "auto", **kwargs: Any) -> None:
         self.backend = check_name(backend)
-        super().__init__(mode, *args, **kwargs)
+        # By name: in a class that derives from torch.nn's layer too, super() would be that one, which names the mode.
+        nn.RNNBase.__init__(self, mode, *args, **kwargs)
 
     def extra_repr(self) -> str:
         text = super().extra_repr()
