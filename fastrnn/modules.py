@@ -7,6 +7,7 @@ messages are torch's; what differs is which kernels run. One keyword is ours, `b
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class _Layers(nn.RNNBase):
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What torch.jit.script compiles, and puts into the model: torch.nn's layer over the same parameters."""
-        if type(self).forward not in (LSTM.forward, _Layers.forward):
+        if inspect.unwrap(type(self).forward) not in (LSTM.forward, _Layers.forward):
             return self  # a subclass with a forward of its own
         return torch_twin(self, {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(self.mode, nn.RNN))
 
