@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastrnn import ops
+from fastrnn import onnx_layers, ops
 from fastrnn.backends import aten, reference
 from fastrnn.cells import CELLS, Cell
 from fastrnn.checks import jit_tracing
@@ -335,6 +335,13 @@ def run(
                 cell, input.to(dtype), hx, flat_weights, has_bias, num_layers, dropout, training, bidirectional,
                 batch_sizes, extras, chosen,
             )  # fmt: skip
+    if onnx_layers.exporting():
+        onnx_layers.check(cell, extras)
+        if jit_tracing():
+            settings = (flat_weights, has_bias, num_layers, dropout, training, bidirectional)
+            return *aten.layers(cell, input, batch_sizes, hx, *settings), None
+        layers = _group(flat_weights, has_bias, projection > 0, D)
+        return *onnx_layers.stack(cell, input, hx, layers, dropout if training else 0.0, lengths), None
     traced = False
     if torch.compiler.is_compiling():
         # A PackedSequence's sizes are data, which only torch's layer, as one node, keeps out of the graph.
@@ -437,7 +444,7 @@ def one_step(
         weights = Weights(*(None if w is None else w.to(dtype) for w in weights))  # type: ignore[arg-type]  # ih and hh are there
         with torch.autocast(input.device.type, enabled=False):
             return one_step(cell, input.to(dtype), hx, weights, chosen)
-    if torchs:
+    if torchs or onnx_layers.exporting():
         return aten.one_step(cell, input, hx, weights)
     _check_step(cell, input, hx, weights)
     flat = [w for w in weights if w is not None]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import functional
+from fastrnn import functional, onnx_layers
 from fastrnn.cells import BY_MODE, CELLS, Cell
 from fastrnn.checks import checked_lengths, checked_resets
 from fastrnn.dispatch import Problem, check_name
@@ -103,6 +103,7 @@ class _Layers(nn.RNNBase):
     def _prepare(self, input: Tensor | PackedSequence, hx: Any) -> tuple[Tensor, Any, Tensor | None]:
         """Check the arguments and bring them into the form `functional.run` takes: `(input, hx, batch_sizes)`."""
         if isinstance(input, PackedSequence):
+            onnx_layers.refuse_packed()
             data, batch_sizes, sorted_indices, _ = input
             if hx is None:
                 hx = self._initial(data, int(batch_sizes[0]))

@@ -230,7 +230,8 @@ def test_aot_inductor_without_fastrnn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", [True, False], ids=["given state", "zero state"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("name", [*NAMES, "relu", "unprojected", "forward"])
-def test_onnx(name: str, bias: bool, given: bool, tmp_path: Path) -> None:
+def test_onnx_of_an_exported_program(name: str, bias: bool, given: bool, tmp_path: Path) -> None:
+    """By the translation table; models need none, tests/test_onnx.py."""
     import onnxruntime
 
     layer = _case(name, bias=bias).eval()
@@ -238,12 +239,12 @@ def test_onnx(name: str, bias: bool, given: bool, tmp_path: Path) -> None:
     if given:
         hx, dynamic = _state_argument(layer, 4)
         args.append(hx)
+    exported = torch.export.export(layer, tuple(args), dynamic_shapes=dynamic)
+    assert "fastrnn.aten_layer" in str(exported.graph)
     program = torch.onnx.export(
-        layer,
-        tuple(args),
+        exported,
         dynamo=True,
         opset_version=18,
-        dynamic_shapes=dynamic,
         custom_translation_table=export.onnx_translation_table(),
         verbose=False,
     )
@@ -326,6 +327,7 @@ class _First(nn.Module):
         return self.layer(x)[0]
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("subclass", [True, False], ids=["subclass", "plain"])
 @pytest.mark.parametrize("name", [*NAMES, "LSTMCell", "GRUCell", "RNNCell"])
 def test_torchscript_and_fx_of_a_converted_layer(name: str, subclass: bool) -> None:
