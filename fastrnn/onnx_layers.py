@@ -45,8 +45,8 @@ def refuse_packed() -> None:
     """Raise RuntimeError, with a remedy, while torch.onnx.export records; before anything looks at the sizes."""
     if torch.compiler.is_compiling() and exporting():
         raise RuntimeError(
-            f"{_REFUSED} a PackedSequence: pass the padded input with lengths= instead, which ONNX's operators take, or "
-            "export with dynamo=False"
+            f"{_REFUSED} a PackedSequence: pass the padded input with lengths= instead, which ONNX's operators take, "
+            "or export with dynamo=False"
         )
 
 
