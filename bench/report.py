@@ -132,8 +132,7 @@ def fill_cpu(page: Path, rows: Iterable[Row]) -> None:
 
 
 def fill(readme: Path, rows: Sequence[Row]) -> None:
-    """Put the tables of what GPUs did, or that nothing was measured on one, between the markers of a file, and a picture
-    beside it.
+    """Put the tables of what GPUs did, or that none was measured, between the markers of a file; a picture beside it.
 
     Raises:
         BenchError: there is no such file, it lacks the markers, or a picture is due and matplotlib is not installed.

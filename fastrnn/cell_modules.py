@@ -21,6 +21,7 @@ from fastrnn.modules import fx_leaf, torch_twin
 class _Cell(nn.RNNCellBase):
     """What the three cells share."""
 
+    backend: str = "auto"  # as in the layers
     _name: ClassVar[str]  # in torch's error messages
     _mode: ClassVar[str]
 

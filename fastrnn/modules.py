@@ -40,6 +40,8 @@ def fx_leaf(module: nn.Module, *args: Any, **options: Any) -> Any:
 class _Layers(nn.RNNBase):
     """What the three layers share. Subclasses differ in their constructor and in the shape of `hx`."""
 
+    backend: str = "auto"  # of instances that were given a class of ours, and nothing else
+
     def __init__(self, mode: str, *args: Any, backend: str = "auto", **kwargs: Any) -> None:
         self.backend = check_name(backend)
         # By name: in a class that derives from torch.nn's layer too, super() would be that one, which names the mode.

@@ -341,7 +341,10 @@ def test_cpu_rows_have_a_page_of_their_own(tmp_path: Path) -> None:
     assert "not yet measured" not in page.read_text()
     readme.write_text(EMPTY_PAGE)
     assert cli.main(["report", str(_write(tmp_path / "cpu", cpu)), "--readme", str(readme)]) == 0
-    assert readme.read_text() == "before\n<!-- bench:begin -->\nSpeed: not yet measured on a GPU.\n<!-- bench:end -->\nafter\n"
+    assert (
+        readme.read_text()
+        == "before\n<!-- bench:begin -->\nSpeed: not yet measured on a GPU.\n<!-- bench:end -->\nafter\n"
+    )
     assert not (tmp_path / "bench").exists()
 
 
