@@ -352,5 +352,5 @@ def test_torchscript_compiles_torchs_layer(name: str) -> None:
     # torch puts what it scripts into the model it was given; converting again is all it takes.
     assert type(model.layer) is getattr(nn, name)
     fastrnn.convert(model)
-    assert type(model.layer) is getattr(fastrnn, name)
+    assert isinstance(model.layer, getattr(fastrnn, name))
     assert worst_error([scripted(x)], [model(x)]) < 1e-6
