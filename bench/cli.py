@@ -114,8 +114,9 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--readme",
         metavar="FILE",
-        help="put the report of committed files between this one's bench:begin and bench:end",
+        help="put what committed files say of GPUs between this one's bench:begin and bench:end",
     )
+    parser.add_argument("--cpu-page", metavar="FILE", help="likewise, what they say of CPUs")
     parser.set_defaults(call=commands.report, parser=parser)
 
 

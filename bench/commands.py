@@ -182,12 +182,14 @@ def compare(arguments: argparse.Namespace) -> int:
 def report(arguments: argparse.Namespace) -> int:
     from fastrnn.bench import report
 
-    found = files.to_show(arguments.files, public=arguments.readme is not None)
+    pages = {report.fill: arguments.readme, report.fill_cpu: arguments.cpu_page}
+    asked = {fill: Path(page) for fill, page in pages.items() if page is not None}
+    found = files.to_show(arguments.files, public=bool(asked))
     rows = [row for file in found for row in record.read(file)]
-    if arguments.readme is None:
+    if not asked:
         print(report.markdown(rows), end="")
-    else:
-        report.fill(Path(arguments.readme), rows)
+    for fill, page in asked.items():
+        fill(page, rows)
     return 0
 
 

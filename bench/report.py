@@ -116,22 +116,30 @@ def markdown(rows: Iterable[Row]) -> str:
     return ("" if measured else NOT_MEASURED + "\n" * bool(lines)) + "\n".join(lines)
 
 
-def for_front_page(rows: Sequence[Row]) -> list[Row]:
-    """Of what GPUs did only the quick set, if that was measured: a page that is read in minutes has no room for all."""
-    quick = set(cases.quick(cuda=True))
-    shown = [row for row in rows if row.device != "cuda" or row.case() in quick]
-    return shown if on_gpus(shown) else list(rows)
+def for_front_page(rows: Iterable[Row]) -> list[Row]:
+    """What GPUs did, and of that only the quick set, if it was measured: a page read in minutes has no room for all."""
+    quick, measured = set(cases.quick(cuda=True)), on_gpus(rows)
+    return [row for row in measured if row.case() in quick] or measured
+
+
+def fill_cpu(page: Path, rows: Iterable[Row]) -> None:
+    """Put the tables of what CPUs did between the markers of a file.
+
+    Raises:
+        BenchError: there is no such file, or it lacks the markers.
+    """
+    replace_part(page, markdown(row for row in rows if row.device != "cuda").removeprefix(NOT_MEASURED).lstrip())
 
 
 def fill(readme: Path, rows: Sequence[Row]) -> None:
-    """Put the tables of `rows` between the markers of a file and, of what a GPU did, a picture beside it.
+    """Put the tables of what GPUs did, or that none was measured, between the markers of a file; a picture beside it.
 
     Raises:
         BenchError: there is no such file, it lacks the markers, or a picture is due and matplotlib is not installed.
     """
     shown = for_front_page(rows)
     text, figure = markdown(shown), None
-    timed = [row for row in on_gpus(shown) if row.us_per_step is not None]
+    timed = [row for row in shown if row.us_per_step is not None]
     if timed:
         if importlib.util.find_spec("matplotlib") is None:
             raise BenchError("the front page takes a picture: pip install 'fastrnn[bench]', or matplotlib alone")

@@ -22,11 +22,13 @@ from fastrnn.modules import fx_leaf, torch_twin
 class _Cell(nn.RNNCellBase):
     """What the three cells share."""
 
+    backend: str = "auto"  # as in the layers
     _name: ClassVar[str]  # in torch's error messages
     _mode: ClassVar[str]
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool, backend: str, device: Any, dtype: Any) -> None:
-        super().__init__(input_size, hidden_size, bias, BY_MODE[self._mode].gates, device, dtype)
+        # By name, as in the layers.
+        nn.RNNCellBase.__init__(self, input_size, hidden_size, bias, BY_MODE[self._mode].gates, device, dtype)
         self.backend = check_name(backend)
 
     def __prepare_scriptable__(self) -> nn.Module:

@@ -12,18 +12,21 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fastrnn import cell_modules, modules
+from fastrnn import cell_modules, converted, modules
 from fastrnn.dispatch import check_name
 
-_OURS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.LSTM: modules.LSTM,
-    nn.GRU: modules.GRU,
-    nn.RNN: modules.RNN,
-    nn.LSTMCell: cell_modules.LSTMCell,
-    nn.GRUCell: cell_modules.GRUCell,
-    nn.RNNCell: cell_modules.RNNCell,
-}
-_TORCHS = {ours: theirs for theirs, ours in _OURS.items()}
+# torch.nn's class, fastrnn's, and the one that derives from both.
+_CLASSES: tuple[tuple[type[nn.Module], type[nn.Module], type[nn.Module]], ...] = (
+    (nn.LSTM, modules.LSTM, converted.LSTM),
+    (nn.GRU, modules.GRU, converted.GRU),
+    (nn.RNN, modules.RNN, converted.RNN),
+    (nn.LSTMCell, cell_modules.LSTMCell, converted.LSTMCell),
+    (nn.GRUCell, cell_modules.GRUCell, converted.GRUCell),
+    (nn.RNNCell, cell_modules.RNNCell, converted.RNNCell),
+)
+_TO_BOTH = {torchs: both for torchs, _, both in _CLASSES}
+_TO_PLAIN = {kind: plain for torchs, plain, both in _CLASSES for kind in (torchs, both)}
+_TO_TORCHS = {kind: torchs for torchs, plain, both in _CLASSES for kind in (plain, both)}
 
 # By name, since neither torch.ao nor torch._dynamo need be imported to tell that nothing is of theirs.
 _QUANTIZED = ("torch.ao.nn.quantized.dynamic.", "torch.ao.nn.quantizable.modules.rnn")
@@ -36,7 +39,7 @@ class Conversion:
 
     Attributes:
         converted: names of the modules it changed, as in `model.named_modules()`; the model itself is `""`.
-        skipped: name of each recurrent module that it left to torch, and why.
+        skipped: name of each recurrent module that it left to torch, and of each scripted one, and why.
     """
 
     converted: list[str]
@@ -48,23 +51,31 @@ class Conversion:
         return "\n".join(["Conversion(", *lines, ")"])
 
 
-def convert(model: nn.Module, backend: str = "auto") -> Conversion:
+def convert(model: nn.Module, backend: str = "auto", *, subclass: bool = True) -> Conversion:
     """Make fastrnn run every LSTM, GRU, RNN, LSTMCell, GRUCell and RNNCell of torch.nn in `model`, itself included.
 
-    Layers are changed in place, by their class: `isinstance(layer, torch.nn.LSTM)` is false afterwards, and everything
-    else about them stays. Parametrized layers (`torch.nn.utils.parametrizations`) stay parametrized. Layers that are
-    fastrnn's already only take on `backend`, so that calling this again with another one changes it everywhere. Left
-    alone are subclasses, since what they override may rely on torch's forward, and layers whose forward was replaced.
+    Layers are changed in place, by their class, which derives from torch.nn's too: `isinstance(layer, torch.nn.LSTM)`
+    stays true, as does everything else about them. Parametrized layers (`torch.nn.utils.parametrizations`) stay
+    parametrized. Left alone are subclasses, since what they override may rely on torch's forward, layers whose forward
+    was replaced, and what TorchScript has compiled.
+
+    Layers that are fastrnn's already take on `backend`, so that calling this again with another one changes it
+    everywhere, and with `subclass=False` they lose the relation to torch.nn's class. Those that never had it,
+    `fastrnn.LSTM` as it is built by hand, do not gain it.
 
     Args:
         model: the model, not yet scripted, compiled or quantized.
         backend: as in `fastrnn.LSTM`, for every layer.
+        subclass: whether converted layers are instances of torch.nn's classes. False makes them fastrnn's alone, which
+            `torch.compile(fullgraph=True)` needs: Dynamo breaks its graph at whatever is a `torch.nn.LSTM`, `GRU` or
+            `RNN`, unless `torch._dynamo.config.allow_rnn` is set.
 
     Returns:
         The names of the modules that were changed, and of those skipped with the reason for each.
 
     Raises:
-        TypeError: `model` is no module, or part of it is scripted, compiled or quantized. Nothing has been changed.
+        TypeError: `model` is no module or is scripted, or part of it is compiled or quantized. Nothing has been
+            changed.
         ValueError: `backend` is no backend's name.
 
     Example:
@@ -73,18 +84,25 @@ def convert(model: nn.Module, backend: str = "auto") -> Conversion:
         Conversion(
           converted: '0'
         )
+        >>> isinstance(model[0], torch.nn.LSTM), isinstance(model[0], fastrnn.LSTM)
+        (True, True)
     """
     check_name(backend)
     _check_model(model, "convert")
-    for name, module in model.named_modules():
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(_refusal("", "scripted", "scripting", model))
+    changeable = _outside_scripts(model)
+    for name, module in changeable.items():
         _refuse(name, module)
     converted, skipped = [], {}
-    for name, module in model.named_modules():
+    for name, module in changeable.items():
         reason = _reason_to_skip(module)
         if reason is not None:
             skipped[name] = reason
-        elif _change_class(module, _OURS) or (_kind(module) in _TORCHS and module.backend != backend):
-            module.backend = backend
+            continue
+        changed = _change_class(module, _TO_BOTH if subclass else _TO_PLAIN)
+        if changed or (_kind(module) in _TO_TORCHS and module.backend != backend):
+            module.backend = backend  # type: ignore[assignment]  # no parameter and no module
             converted.append(name)
     return Conversion(converted, skipped)
 
@@ -112,7 +130,7 @@ def revert(model: nn.Module) -> list[str]:
     _check_model(model, "revert")
     reverted = []
     for name, module in model.named_modules():
-        if _change_class(module, _TORCHS):
+        if _change_class(module, _TO_TORCHS):
             del module.backend
             vars(module).pop("reset_after", None)
             reverted.append(name)
@@ -133,30 +151,45 @@ def _kind(module: nn.Module) -> type[nn.Module]:
     return parametrize.type_before_parametrizations(module)
 
 
+def _outside_scripts(model: nn.Module) -> dict[str, nn.Module]:
+    """`model.named_modules()` without what lies inside ScriptModules, which themselves are there."""
+    found: dict[str, nn.Module] = {}
+    scripts: list[str] = []
+    for name, module in model.named_modules():
+        if any(name.startswith(f"{script}.") for script in scripts):
+            continue
+        if isinstance(module, torch.jit.ScriptModule):
+            scripts.append(name)
+        found[name] = module
+    return found
+
+
+def _refusal(name: str, state: str, remedy: str, module: nn.Module) -> str:
+    where = f"module {name!r}" if name else "the model itself"
+    kind = f"{type(module).__module__}.{type(module).__qualname__}"
+    return f"convert() cannot change a {state} model: {where} is a {kind}. Convert before {remedy}."
+
+
 def _refuse(name: str, module: nn.Module) -> None:
     """Raise TypeError for a module whose code is no longer that of its class."""
     bases = [f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__]
-    if isinstance(module, torch.jit.ScriptModule):
-        state, remedy = "scripted", "scripting"
-    elif _COMPILED in bases or getattr(module, "_compiled_call_impl", None) is not None:
-        state, remedy = "compiled", "compiling"
-    elif any(base.startswith(_QUANTIZED) for base in bases):
-        state, remedy = "quantized", "quantizing"
-    else:
-        return
-    where = f"module {name!r}" if name else "the model itself"
-    raise TypeError(f"convert() cannot change a {state} model: {where} is a {bases[0]}. Convert before {remedy}.")
+    if _COMPILED in bases or getattr(module, "_compiled_call_impl", None) is not None:
+        raise TypeError(_refusal(name, "compiled", "compiling", module))
+    if any(base.startswith(_QUANTIZED) for base in bases):
+        raise TypeError(_refusal(name, "quantized", "quantizing", module))
 
 
 def _reason_to_skip(module: nn.Module) -> str | None:
-    """Why a recurrent module is left to torch; None for one that is not, and for modules of other kinds."""
+    """Why a recurrent or scripted module is left alone; None for one that is not, and for modules of other kinds."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "scripted, with all that it holds: convert before scripting"
     if not isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         return None
     kind = _kind(module)
-    if kind not in _OURS and kind not in _TORCHS:
-        known = {*_OURS, *_TORCHS, nn.RNNBase, nn.RNNCellBase}
+    if kind not in _TO_PLAIN and kind not in _TO_TORCHS:
+        known = {*_TO_PLAIN, *_TO_TORCHS, nn.RNNBase, nn.RNNCellBase}
         base = next(base for base in kind.__mro__ if base in known)
-        home = "fastrnn" if base in _TORCHS else "torch.nn"
+        home = "fastrnn" if base in _TO_TORCHS else "torch.nn"
         return f"subclass {kind.__name__} of {home}.{base.__name__}"
     if "forward" in vars(module):
         return "its forward was replaced on the instance"

@@ -1,7 +1,8 @@
 """Taking a traced layer elsewhere: into a scan of torch's own operators, or into ONNX.
 
 torch.export traces a layer that torch's own kernels run as `fastrnn::aten_layer`, one node whatever T and B. A program
-that is to run where fastrnn is not, in AOTInductor or in an ONNX runtime, needs that node in other terms.
+that is to run where fastrnn is not, in AOTInductor or in an ONNX runtime, needs that node in other terms. (A model that
+torch.onnx.export itself traces needs nothing from here: see `fastrnn.onnx_layers`.)
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.fx.experimental.symbolic_shapes import free_symbols
 from fastrnn import functional
 from fastrnn.cells import CELLS, Cell
 from fastrnn.functional import Weights
+from fastrnn.onnx_layers import GATES
 
 
 def _directions(weights: Sequence[Any], directions: int) -> list[Weights]:
@@ -119,7 +121,7 @@ def _onnx_layer(
     sides = _directions(weights, int(hx[0].shape[0]))
     projected, has_bias = sides[0].hr is not None, sides[0].bias_ih is not None
     counts = CELLS[cell]
-    order = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}.get(cell, (0,))  # i f g o -> i o f c;  r z n -> z r h
+    order = GATES.get(cell, (0,))
 
     hidden = int(hx[-1].shape[-1])
 
@@ -172,10 +174,13 @@ def _onnx_layer(
 
 
 def onnx_translation_table() -> dict[Any, Callable[..., Any]]:
-    """What `torch.onnx.export` needs to translate a layer into ONNX's own LSTM, GRU or RNN operator; needs onnxscript.
+    """What `torch.onnx.export` needs to translate a program of torch.export that holds layers; needs onnxscript.
+
+    A model, as against a program, is exported without it: there layers leave ONNX's operators themselves.
 
     Example:
-        torch.onnx.export(model, (x,), "model.onnx", dynamo=True, opset_version=18,
+        program = torch.export.export(model, (x,))
+        torch.onnx.export(program, (), "model.onnx", dynamo=True, opset_version=18,
                           custom_translation_table=fastrnn.export.onnx_translation_table())
 
     Raises, while exporting:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastrnn import flops, layer_op, ops
+from fastrnn import flops, layer_op, onnx_layers, ops
 from fastrnn.backends import aten, handover, packed_cost, reference
 from fastrnn.cells import CELLS, Cell
 from fastrnn.checks import jit_tracing
@@ -409,6 +409,15 @@ def run(
                 cell, input.to(dtype), hx, flat_weights, has_bias, num_layers, dropout, training, bidirectional,
                 batch_sizes, extras, chosen, batch_first,
             )  # fmt: skip
+    if onnx_layers.exporting():
+        onnx_layers.check(cell, extras)
+        if jit_tracing():
+            settings = (flat_weights, has_bias, num_layers, dropout, training, bidirectional, batch_first)
+            return *aten.layers(cell, input, batch_sizes, hx, *settings), None
+        layers = _group(flat_weights, has_bias, projection > 0, D)
+        time_first = input.transpose(0, 1) if batch_first else input
+        output, states = onnx_layers.stack(cell, time_first, hx, layers, dropout if training else 0.0, lengths)
+        return output.transpose(0, 1) if batch_first else output, states, None
     if not torchs and chosen == aten.NAME:
         torchs = _layer_is_faster(
             cell, input, hx[0].shape[1], input.shape[int(batch_first)], batch_sizes, extras, hidden, D
@@ -542,7 +551,7 @@ def one_step(
     if not (torchs and checked):
         _check_step(cell, input, hx, weights)
         _check_tensors(input, hx, [w for w in weights if w is not None])
-    if torchs:
+    if torchs or onnx_layers.exporting():
         return aten.one_step(cell, input, hx, weights)
     states = tuple(h.unsqueeze(0) for h in hx)
     _, final, _ = _layer(cell, input.unsqueeze(0), states, [weights], _NO_EXTRAS, chosen)

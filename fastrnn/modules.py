@@ -7,13 +7,14 @@ messages are torch's; what differs is which kernels run. One keyword is ours, `b
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import functional
+from fastrnn import functional, onnx_layers
 from fastrnn.cells import BY_MODE, CELLS, Cell
 from fastrnn.checks import checked_lengths, checked_resets
 from fastrnn.dispatch import Problem, check_name
@@ -40,9 +41,12 @@ def fx_leaf(module: nn.Module, *args: Any, **options: Any) -> Any:
 class _Layers(nn.RNNBase):
     """What the three layers share. Subclasses differ in their constructor and in the shape of `hx`."""
 
+    backend: str = "auto"  # of instances that were given a class of ours, and nothing else
+
     def __init__(self, mode: str, *args: Any, backend: str = "auto", **kwargs: Any) -> None:
         self.backend = check_name(backend)
-        super().__init__(mode, *args, **kwargs)
+        # By name: in a class that derives from torch.nn's layer too, super() would be that one, which names the mode.
+        nn.RNNBase.__init__(self, mode, *args, **kwargs)
 
     def extra_repr(self) -> str:
         text = super().extra_repr()
@@ -50,7 +54,7 @@ class _Layers(nn.RNNBase):
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What torch.jit.script compiles, and puts into the model: torch.nn's layer over the same parameters."""
-        if type(self).forward not in (LSTM.forward, _Layers.forward):
+        if inspect.unwrap(type(self).forward) not in (LSTM.forward, _Layers.forward):
             return self  # a subclass with a forward of its own
         return torch_twin(self, {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(self.mode, nn.RNN))
 
@@ -109,6 +113,7 @@ class _Layers(nn.RNNBase):
         if hx is not None:
             self._check_kind(hx)
         if isinstance(input, PackedSequence):
+            onnx_layers.refuse_packed()
             data, batch_sizes, sorted_indices, _ = input
             if hx is None:
                 hx = self._initial(data, batch_of(batch_sizes))

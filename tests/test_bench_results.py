@@ -404,20 +404,29 @@ def test_readme_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert readme.read_text() == "nothing\n"
 
 
-def test_no_picture_of_a_cpu(tmp_path: Path) -> None:
+def test_cpu_rows_have_a_page_of_their_own(tmp_path: Path) -> None:
+    """No table and no picture of them on the front page, which says that no GPU was measured."""
     cpu = dataclasses.replace(ROW, device="cpu", gpu=None, cpu="Some CPU")
-    file, readme = _write(tmp_path / "rows", cpu), tmp_path / "README.md"
+    file, readme, page = _write(tmp_path / "rows", cpu, ROW), tmp_path / "README.md", tmp_path / "cpu.md"
+    page.write_text(EMPTY_PAGE)
+    assert cli.main(["report", str(file), "--cpu-page", str(page)]) == 0
+    assert "<!-- bench:begin -->\n**Some CPU" in page.read_text()
+    assert "GPU: Some GPU" not in page.read_text()
+    assert "not yet measured" not in page.read_text()
     readme.write_text(EMPTY_PAGE)
-    assert cli.main(["report", str(file), "--readme", str(readme)]) == 0
-    assert "<!-- bench:begin -->\nSpeed: not yet measured on a GPU.\n\n**Some CPU" in readme.read_text()
+    assert cli.main(["report", str(_write(tmp_path / "cpu", cpu)), "--readme", str(readme)]) == 0
+    assert (
+        readme.read_text()
+        == "before\n<!-- bench:begin -->\nSpeed: not yet measured on a GPU.\n<!-- bench:end -->\nafter\n"
+    )
     assert not (tmp_path / "bench").exists()
 
 
 def test_the_front_page_has_the_quick_set() -> None:
     quick = [dataclasses.replace(ROW, **dataclasses.asdict(case)) for case in cases.quick(cuda=True)[:2]]
     odd, cpu = dataclasses.replace(ROW, H=7), dataclasses.replace(ROW, H=7, device="cpu")
-    assert report.for_front_page([*quick, odd, cpu]) == [*quick, cpu]
-    assert report.for_front_page([odd, cpu]) == [odd, cpu]
+    assert report.for_front_page([*quick, odd, cpu]) == quick
+    assert report.for_front_page([odd, cpu]) == [odd]
 
 
 def test_report_counts_who_is_faster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -234,7 +234,8 @@ def test_aot_inductor_without_fastrnn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", [True, False], ids=["given state", "zero state"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("name", [*NAMES, "relu", "unprojected", "forward"])
-def test_onnx(name: str, bias: bool, given: bool, tmp_path: Path) -> None:
+def test_onnx_of_an_exported_program(name: str, bias: bool, given: bool, tmp_path: Path) -> None:
+    """By the translation table; models need none, tests/test_onnx.py."""
     import onnxruntime
 
     layer = _case(name, bias=bias).eval()
@@ -242,12 +243,12 @@ def test_onnx(name: str, bias: bool, given: bool, tmp_path: Path) -> None:
     if given:
         hx, dynamic = _state_argument(layer, 4)
         args.append(hx)
+    exported = torch.export.export(layer, tuple(args), dynamic_shapes=dynamic)
+    assert "fastrnn.aten_layer" in str(exported.graph)
     program = torch.onnx.export(
-        layer,
-        tuple(args),
+        exported,
         dynamo=True,
         opset_version=18,
-        dynamic_shapes=dynamic,
         custom_translation_table=export.onnx_translation_table(),
         verbose=False,
     )
@@ -266,6 +267,59 @@ def test_onnx(name: str, bias: bool, given: bool, tmp_path: Path) -> None:
         assert worst_error([torch.from_numpy(r) for r in found], [output, *as_tuple(final)]) < 1e-5
 
 
+class _Both(nn.Module):
+    """What Dynamo refuses of torch.nn, and a cell, which it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.gru, self.rnn = nn.LSTM(3, 5, 2, bidirectional=True), nn.GRU(10, 4), nn.RNN(4, 4)
+        self.cell = nn.LSTMCell(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.rnn(self.gru(self.lstm(x)[0])[0])[0]
+        return self.cell(x[-1])[0] + 1
+
+
+@pytest.mark.parametrize("allow_rnn", [True, False])
+@pytest.mark.parametrize("subclass", [True, False], ids=["subclass", "plain"])
+def test_fullgraph_of_a_converted_model(subclass: bool, allow_rnn: bool) -> None:
+    """Instances of torch.nn's classes compile in one graph with allow_rnn, and others without it, too."""
+    model, counter = _Both(), CompileCounterWithBackend("aot_eager")
+    fastrnn.convert(model, subclass=subclass)
+    assert isinstance(model.gru, nn.GRU) is subclass
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    with torch._dynamo.config.patch(allow_rnn=allow_rnn):
+        if subclass and not allow_rnn:
+            with pytest.raises(torch._dynamo.exc.Unsupported, match="allow_rnn"):
+                compiled(torch.randn(6, 2, 3))
+            return
+        for T, B in SIZES:
+            x = torch.randn(T, B, 3)
+            assert worst_error([compiled(x)], [model(x)]) < 1e-6
+            compiled(x).sum().backward()
+    assert counter.frame_count <= 2  # the second with T and B dynamic
+
+
+def test_where_dynamo_breaks_its_graph_it_leaves_the_layer_alone() -> None:
+    """As it does torch.nn's: what the layer calls is not compiled piece by piece."""
+    model, counter = _Both(), CompileCounterWithBackend("eager")
+    fastrnn.convert(model)
+    compiled = torch.compile(model, backend=counter)
+    for T, B in SIZES:
+        x = torch.randn(T, B, 3)
+        assert worst_error([compiled(x)], [model(x)]) < 1e-6
+    nodes = [str(node.target) for graph in counter.graphs for node in graph.graph.nodes]
+    assert nodes.count("<built-in function add>") <= 2
+    assert not any("aten_layer" in node for node in nodes)
+    torchs = CompileCounterWithBackend("eager")
+    fastrnn.revert(model)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=torchs)
+    for T, B in SIZES:
+        compiled(torch.randn(T, B, 3))
+    assert counter.frame_count <= torchs.frame_count + 2  # the cell's own frame, which torch.nn's is without
+
+
 class _First(nn.Module):
     """The first result of a layer: TorchScript calls torch's layers, which are overloaded, only from another module."""
 
@@ -277,6 +331,22 @@ class _First(nn.Module):
         return self.layer(x)[0]
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("subclass", [True, False], ids=["subclass", "plain"])
+@pytest.mark.parametrize("name", [*NAMES, "LSTMCell", "GRUCell", "RNNCell"])
+def test_torchscript_and_fx_of_a_converted_layer(name: str, subclass: bool) -> None:
+    model = _First(getattr(nn, name)(3, 5))
+    x = torch.randn(4, 3) if name.endswith("Cell") else torch.randn(6, 4, 3)
+    expected = model(x)
+    fastrnn.convert(model, subclass=subclass)
+    traced = torch.fx.symbolic_trace(model)
+    assert [str(node.target) for node in traced.graph.nodes if node.op == "call_module"] == ["layer"]
+    assert worst_error([traced(x), torch.jit.trace(model, (x,))(x)], [expected, expected]) < 1e-6
+    scripted = torch.jit.script(model)
+    assert "aten::" in str(scripted.inlined_graph)
+    assert worst_error([scripted(x)], [expected]) < 1e-6
+
+
 @pytest.mark.parametrize("name", [*NAMES, "LSTMCell", "GRUCell", "RNNCell"])
 def test_torchscript_compiles_torchs_layer(name: str) -> None:
     model = _First(getattr(fastrnn, name)(3, 5))
@@ -286,7 +356,7 @@ def test_torchscript_compiles_torchs_layer(name: str) -> None:
     # torch puts what it scripts into the model it was given; converting again is all it takes.
     assert type(model.layer) is getattr(nn, name)
     fastrnn.convert(model)
-    assert type(model.layer) is getattr(fastrnn, name)
+    assert isinstance(model.layer, getattr(fastrnn, name))
     assert worst_error([scripted(x)], [model(x)]) < 1e-6
 
 

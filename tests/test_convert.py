@@ -15,10 +15,17 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 import fastrnn
+from fastrnn import converted
 from fastrnn.backends import reference
 from fastrnn.conversion import Conversion, convert, revert
 
 KINDS = ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"]
+BOTH_MODES = pytest.mark.parametrize("subclass", [True, False], ids=["subclass", "plain"])
+
+
+def _class(kind: str, subclass: bool) -> type[nn.Module]:
+    """What `convert` makes of torch.nn's layer or cell of that name."""
+    return getattr(converted if subclass else fastrnn, kind)
 
 
 class Model(nn.Module):
@@ -71,34 +78,60 @@ def _input() -> Tensor:
     return torch.randn(3, 5, 4, dtype=torch.float64)
 
 
+@BOTH_MODES
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_results_stay(backend: str) -> None:
+def test_results_stay(backend: str, subclass: bool) -> None:
     model, x = Model(), _input()
     before = _results(model, x)
-    conversion = convert(model, backend)
+    kinds = [type(model.get_submodule(name)).__name__ for name in NAMES]
+    conversion = convert(model, backend, subclass=subclass)
     assert conversion == Conversion(NAMES, {})
-    assert {type(model.get_submodule(name)).__module__ for name in NAMES} == {
-        "fastrnn.modules",
-        "fastrnn.cell_modules",
-    }
+    assert [type(model.get_submodule(name)) for name in NAMES] == [_class(kind, subclass) for kind in kinds]
     assert worst_error(_results(model, x), before) < FLOAT64_ERROR
 
 
+@BOTH_MODES
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_converted_module_is_like_a_constructed_one(kind: str) -> None:
-    converted = getattr(nn, kind)(3, 4, bias=False)
+def test_a_converted_module_is_like_a_constructed_one(kind: str, subclass: bool) -> None:
+    layer = getattr(nn, kind)(3, 4, bias=False)
     constructed = getattr(fastrnn, kind)(3, 4, bias=False)
-    convert(converted)
-    assert type(converted) is type(constructed)
-    assert vars(converted).keys() == vars(constructed).keys()
-    assert repr(converted) == repr(constructed)
+    convert(layer, subclass=subclass)
+    assert type(layer) is _class(kind, subclass)
+    assert vars(layer).keys() == vars(constructed).keys()
+    assert repr(layer) == repr(constructed)
+    fastrnn.explain(layer, torch.randn(2, 3))
+    fastrnn.warmup(layer, [(2, 1)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_class_relation_is_kept_unless_told_otherwise(kind: str) -> None:
+    torchs, ours = getattr(nn, kind), getattr(fastrnn, kind)
+    layers = torchs(3, 4), torchs(3, 4), ours(3, 4)
+    convert(layers[0])
+    convert(layers[1], subclass=False)
+    convert(layers[2])
+    assert [isinstance(layer, torchs) for layer in layers] == [True, False, False]
+    assert all(isinstance(layer, ours) for layer in layers)
+    assert type(layers[2]) is ours
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_code_that_builds_another_layer_of_a_class_gets_one(kind: str) -> None:
+    """As in `type(layer)(layer.input_size, ...)`."""
+    layer = getattr(nn, kind)(3, 4)
+    convert(layer)
+    another = type(layer)(3, 4, bias=False, backend="reference")
+    assert repr(another) == repr(getattr(fastrnn, kind)(3, 4, bias=False, backend="reference"))
+    another.load_state_dict(getattr(nn, kind)(3, 4, bias=False).state_dict())
+    assert revert(another) == [""]
+    assert type(another) is getattr(nn, kind)
 
 
 def test_a_layer_itself_can_be_the_model() -> None:
     model, x = nn.LSTM(4, 3, proj_size=2).double(), _input()
     before = _results(model, x)
     assert convert(model).converted == [""]
-    assert type(model) is fastrnn.LSTM
+    assert type(model) is converted.LSTM
     assert worst_error(_results(model, x), before) < FLOAT64_ERROR
     assert revert(model) == [""]
     assert type(model) is nn.LSTM
@@ -160,10 +193,11 @@ def _through_file(model: nn.Module) -> nn.Module:
     return torch.load(file, weights_only=False)
 
 
+@BOTH_MODES
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, _through_pickle, _through_file])
-def test_a_converted_model_can_be_copied(duplicate: Any) -> None:
+def test_a_converted_model_can_be_copied(duplicate: Any, subclass: bool) -> None:
     model, x = Model(), _input()
-    convert(model, "reference")
+    convert(model, "reference", subclass=subclass)
     before = _results(model, x)
     duplicated = duplicate(model)
     assert _types(duplicated) == _types(model)
@@ -198,11 +232,26 @@ def test_converting_again_changes_the_backend_alone() -> None:
     assert "backend='reference'" in repr(model.encoder)
 
 
-def test_revert_restores_torchs_layers() -> None:
+def test_converting_again_can_give_up_the_class_relation_and_does_not_restore_it() -> None:
+    """A plain class may be one that was built by hand, for Dynamo's sake."""
+    model = Model()
+    convert(model)
+    assert convert(model, subclass=False) == Conversion(NAMES, {})
+    assert type(model.encoder) is fastrnn.LSTM
+    assert convert(model) == Conversion([], {})
+    assert convert(model, "reference") == Conversion(NAMES, {})
+    assert type(model.encoder) is fastrnn.LSTM
+    revert(model)
+    assert convert(model) == Conversion(NAMES, {})
+    assert type(model.encoder) is converted.LSTM
+
+
+@BOTH_MODES
+def test_revert_restores_torchs_layers(subclass: bool) -> None:
     model, x = Model(), _input()
     before = _types(model), repr(model), [set(vars(m)) for m in model.modules()]
     results = _results(model, x)
-    convert(model, "reference")
+    convert(model, "reference", subclass=subclass)
     _results(model, x)
     assert revert(model) == NAMES
     assert (_types(model), repr(model), [set(vars(m)) for m in model.modules()]) == before
@@ -231,8 +280,13 @@ class MyFast(fastrnn.GRU):
     pass
 
 
+class MyFastAndTorchs(converted.GRU):
+    pass
+
+
 def test_subclasses_are_skipped() -> None:
     model = nn.ModuleDict({"a": MyLSTM(2, 3), "b": nn.GRU(2, 3), "c": MyOwn("GRU", 2, 3), "d": MyFast(2, 3)})
+    model["e"] = MyFastAndTorchs(2, 3)
     before = _types(model)
     conversion = convert(model, "reference")
     assert conversion.converted == ["b"]
@@ -240,9 +294,10 @@ def test_subclasses_are_skipped() -> None:
         "a": "subclass MyLSTM of torch.nn.LSTM",
         "c": "subclass MyOwn of torch.nn.RNNBase",
         "d": "subclass MyFast of fastrnn.GRU",
+        "e": "subclass MyFastAndTorchs of fastrnn.GRU",
     }
     assert model["d"].backend == "auto"
-    assert _types(model) == {**before, "b": fastrnn.GRU}
+    assert _types(model) == {**before, "b": converted.GRU}
     assert revert(model) == ["b"]
     assert _types(model) == before
 
@@ -262,36 +317,41 @@ def test_the_summary_is_readable() -> None:
     assert repr(convert(nn.Linear(2, 3))) == "Conversion(\n  converted: nothing\n)"
 
 
+@BOTH_MODES
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_parametrized_layers_stay_parametrized(backend: str) -> None:
+def test_parametrized_layers_stay_parametrized(backend: str, subclass: bool) -> None:
     lstm = nn.LSTM(4, 3, num_layers=2).double()
     parametrizations.weight_norm(lstm, "weight_hh_l0")
     parametrizations.orthogonal(lstm, "weight_ih_l1")
     copied, x = copy.deepcopy(lstm), _input()
     before, names = _results(lstm, x), [name for name, _ in lstm.named_parameters()]
     assert "parametrizations.weight_hh_l0.original0" in names
-    assert convert(lstm, backend) == Conversion([""], {})
+    assert convert(lstm, backend, subclass=subclass) == Conversion([""], {})
     assert isinstance(lstm, fastrnn.LSTM)
+    assert isinstance(lstm, nn.LSTM) is subclass
     assert type(lstm).__name__ == "ParametrizedLSTM"
     assert [name for name, _ in lstm.named_parameters()] == names
     assert worst_error(_results(lstm, x), before) < FLOAT64_ERROR
     # The class that torch derived is shared with copies; theirs must not have changed.
     assert isinstance(copied, nn.LSTM)
+    assert not isinstance(copied, fastrnn.LSTM)
     assert worst_error(_results(copied, x), before) < FLOAT64_ERROR
 
-    assert convert(lstm, backend) == Conversion([], {})
+    assert convert(lstm, backend, subclass=subclass) == Conversion([], {})
     assert revert(lstm) == [""]
     assert isinstance(lstm, nn.LSTM)
+    assert not isinstance(lstm, fastrnn.LSTM)
     assert worst_error(_results(lstm, x), before) < FLOAT64_ERROR
 
 
-def test_parametrizations_can_be_removed_after_conversion() -> None:
+@BOTH_MODES
+def test_parametrizations_can_be_removed_after_conversion(subclass: bool) -> None:
     lstm, x = nn.LSTM(4, 3).double(), _input()
     parametrizations.weight_norm(lstm, "weight_hh_l0")
     before = lstm(x)[0].detach()
-    convert(lstm)
+    convert(lstm, subclass=subclass)
     parametrize.remove_parametrizations(lstm, "weight_hh_l0")
-    assert type(lstm) is fastrnn.LSTM
+    assert type(lstm) is _class("LSTM", subclass)
     assert worst_error([lstm(x)[0]], [before]) < FLOAT64_ERROR
     parametrizations.weight_norm(lstm, "weight_ih_l0")
     assert worst_error([lstm(x)[0]], [before]) < FLOAT64_ERROR
@@ -331,12 +391,18 @@ def _quantizable() -> nn.Module:
 
 
 # Scripting and quantization are deprecated in torch; models that hold them are what is tested here.
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning", "ignore:.*quantized tensor creation")
+QUIET = pytest.mark.filterwarnings(
+    "ignore:.*torch.jit:DeprecationWarning",
+    "ignore:.*torch.jit:FutureWarning",
+    "ignore:.*quantized tensor creation",
+)
+
+
+@QUIET
 @pytest.mark.parametrize("nested", [False, True], ids=["the model itself", "nested"])
 @pytest.mark.parametrize(
     ("make", "word"),
     [
-        (_scripted, "scripted"),
         (_compiled, "compiled"),
         (_compiled_in_place, "compiled"),
         (_dynamically_quantized, "quantized"),
@@ -353,6 +419,44 @@ def test_refused_before_anything_changes(make: Any, word: str, nested: bool) -> 
         convert(model if nested else culprit)
     assert _types(model) == before
     assert not hasattr(model["early"], "backend")
+
+
+@QUIET
+def test_a_scripted_model_is_refused() -> None:
+    for make in (_scripted, lambda: torch.jit.trace(nn.Linear(2, 3), torch.randn(1, 2))):
+        with pytest.raises(TypeError, match=r"scripted model: the model itself is a torch\.jit.*\. Convert before"):
+            convert(make())
+
+
+class Calls(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 6, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lstm(x)[0]
+
+
+@QUIET
+@BOTH_MODES
+def test_a_scripted_part_is_skipped_and_named_once(subclass: bool) -> None:
+    """With what it holds, though it holds an LSTM; the layers around it are converted, and reverted."""
+    part = nn.Sequential(torch.jit.script(Calls()), nn.Linear(6, 4, dtype=torch.float64))
+    traced = torch.jit.trace(nn.Linear(4, 4, dtype=torch.float64), torch.randn(1, 4, dtype=torch.float64))
+    model = nn.ModuleDict({"before": Calls(), "part": part, "traced": traced, "part2": Calls()})
+    x = _input()
+
+    def run(x: Tensor) -> Tensor:
+        return model["part2"](model["traced"](part(x)))
+
+    before = run(x)
+    conversion = convert(model, subclass=subclass)
+    assert conversion.converted == ["before.lstm", "part2.lstm"]
+    reason = "scripted, with all that it holds: convert before scripting"
+    assert conversion.skipped == {"part.0": reason, "traced": reason}
+    assert worst_error([run(x)], [before]) < FLOAT64_ERROR
+    assert revert(model) == ["before.lstm", "part2.lstm"]
+    assert worst_error([run(x)], [before]) < FLOAT64_ERROR
 
 
 def test_no_module_hides_a_function() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,14 +42,29 @@ def test_no_speed_is_claimed_without_a_committed_measurement() -> None:
         assert not re.search(r"\d\s*(x|times|\u00d7) (faster|slower)", README)
 
 
-def test_what_stands_between_the_markers_is_generated(tmp_path: Path) -> None:
-    """By `python -m bench report --readme README.md`, from what is committed."""
+@pytest.mark.parametrize(
+    ("page", "fill"), [("README.md", report.fill), ("docs/inside/cpu.md", report.fill_cpu)], ids=["README", "CPU page"]
+)
+def test_what_stands_between_the_markers_is_generated(page: str, fill: Any, tmp_path: Path) -> None:
+    """By `python -m bench report --readme README.md --cpu-page docs/inside/cpu.md`, from what is committed."""
     if not (ROOT / ".git").exists():
         pytest.skip("needs a git checkout")
-    copy = tmp_path / "README.md"
-    copy.write_text(README)
+    text, copy = (ROOT / page).read_text(), tmp_path / "page.md"
+    copy.write_text(text)
     rows = [row for file in files.committed() for row in record.read(file)]
     if report.on_gpus(rows):
         pytest.importorskip("matplotlib")
-    report.fill(copy, rows)
-    assert copy.read_text() == README
+    fill(copy, rows)
+    assert copy.read_text() == text
+
+
+def test_the_front_page_shows_no_row_of_a_cpu() -> None:
+    block = README.partition(report.BEGIN)[2].partition(report.END)[0]
+    assert "no GPU**" not in block
+    assert "torch.nn-packed |" not in block or "NVIDIA" in block
+
+
+def test_the_first_screen_has_the_two_commands() -> None:
+    first = README.splitlines()[:60]
+    assert any(line.startswith("make bench ") for line in first)
+    assert any(line.startswith("make test ") for line in first)
