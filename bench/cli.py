@@ -103,6 +103,15 @@ def _add_kernels(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=commands.kernels, parser=parser)
 
 
+def _add_packed(parser: argparse.ArgumentParser) -> None:
+    _several(parser, "--time", "length of the longest row (default: 4 to 400)", type=_positive, metavar="T")
+    _several(parser, "--batch", "batch size (default: 4 to 64)", type=_positive, metavar="B")
+    _several(parser, "--hidden", "hidden size (default: 32 to 256)", type=_positive, metavar="H")
+    parser.add_argument("--json", metavar="FILE", help="append one JSON object per row")
+    _several(parser, "--fit", "print the constants of the model that chooses, from such a file", metavar="FILE")
+    parser.set_defaults(call=commands.packed, parser=parser)
+
+
 def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("old", metavar="OLD", help="results file of before")
     parser.add_argument("new", metavar="NEW", help="results file of now")
@@ -155,6 +164,7 @@ _COMMANDS = (
     ("report", _add_report, "print results as tables in Markdown"),
     ("plot", _add_plot, "draw results: time against H and B, the ratio over both, time against the model's limit"),
     ("kernels", _add_kernels, "compile the GPU kernels with no GPU present, and report what they use"),
+    ("packed", _add_packed, "time training on rows of unequal length on a CPU, by torch's layer and by the scan"),
     ("compile", _add_compile, "compile what rows will launch beforehand, on all cores"),
     ("machine", _add_machine, "measure the constants of the cost model on this GPU"),
     ("hour", _add_hour, "all that a GPU is borrowed for: compile, tests, benchmarks, constants; in bounded parts"),

@@ -203,6 +203,16 @@ def plot(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def packed(arguments: argparse.Namespace) -> int:
+    _need("torch")
+    from fastrnn.bench import packed
+
+    if arguments.fit:
+        return packed.fit(arguments.fit)
+    sizes = (arguments.time or packed.TIMES, arguments.batch or packed.BATCHES, arguments.hidden or packed.HIDDEN)
+    return packed.report(*sizes, arguments.json)
+
+
 def machine(arguments: argparse.Namespace) -> int:
     _need("torch")
     import torch

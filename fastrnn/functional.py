@@ -337,8 +337,6 @@ def _layer_is_faster(
     lengths, resets, keep_cells = extras
     if resets is not None or keep_cells or input.device.type != "cpu" or cell.mode not in aten.MODES:
         return False
-    if torch.compiler.is_compiling() or jit_tracing():
-        return False
     if lengths is not None:
         rows = int(lengths.sum())
     elif batch_sizes is not None:
@@ -393,7 +391,11 @@ def run(
     """
     D = 2 if bidirectional else 1
     projection = _projection(flat_weights, has_bias, num_layers * D)
-    hidden = _plain(flat_weights[0].shape[0]) // cell.gates
+    # Asked once: this is on the path of every call.
+    compiling = torch.compiler.is_compiling()
+    recording = not compiling and torch._C._is_tracing()
+    rows = flat_weights[0].shape[0]
+    hidden = (_plain(rows) if recording else rows) // cell.gates
     dtype = _autocast_dtype(input)
     lengths, resets, keep_cells = extras
     grad = _needs_grad(flat_weights, hx, input)
@@ -409,25 +411,25 @@ def run(
                 cell, input.to(dtype), hx, flat_weights, has_bias, num_layers, dropout, training, bidirectional,
                 batch_sizes, extras, chosen, batch_first,
             )  # fmt: skip
-    if onnx_layers.exporting():
+    if (compiling or recording) and onnx_layers.exporting():
         onnx_layers.check(cell, extras)
-        if jit_tracing():
+        if recording:
             settings = (flat_weights, has_bias, num_layers, dropout, training, bidirectional, batch_first)
             return *aten.layers(cell, input, batch_sizes, hx, *settings), None
         layers = _group(flat_weights, has_bias, projection > 0, D)
         time_first = input.transpose(0, 1) if batch_first else input
         output, states = onnx_layers.stack(cell, time_first, hx, layers, dropout if training else 0.0, lengths)
         return output.transpose(0, 1) if batch_first else output, states, None
-    if not torchs and chosen == aten.NAME:
+    if not torchs and chosen == aten.NAME and not (compiling or recording):
         torchs = _layer_is_faster(
             cell, input, hx[0].shape[1], input.shape[int(batch_first)], batch_sizes, extras, hidden, D
         )
     traced = False
     # A PackedSequence's sizes are data, which only torch's layer, as one node, keeps out of a graph.
     whole = chosen == aten.NAME and batch_sizes is not None and cell.mode in aten.MODES and not keep_cells
-    if torch.compiler.is_compiling():
+    if compiling:
         traced = whole or (torchs and lengths is None)
-    elif jit_tracing():
+    elif recording:
         if chosen == reference.NAME:
             raise RuntimeError(
                 "torch.jit.trace would keep this input's number of time steps for every other: the reference, which "
@@ -446,14 +448,14 @@ def run(
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     _check_tensors(input, hx, flat_weights)
     # by_torchs_packed_layer looks at lengths, which a trace would make constants of.
-    if torchs and not traced and lengths is not None and not jit_tracing():
+    if torchs and not traced and lengths is not None and not recording:
         output, states = by_torchs_packed_layer(cell, input, hx, options, lengths)
         return output.transpose_(0, 1) if batch_first else output, states, None
 
     # On a CPU the lengths can be looked at, and products be taken over the steps that there are. A GPU multiplies all
     # of them in the time in which it would pick some out.
     on_host = chosen == aten.NAME and input.device.type == "cpu"
-    packed = on_host and not torch.compiler.is_compiling() and not jit_tracing()
+    packed = on_host and not compiling and not recording
     padding = order = unsorted = None
     if batch_sizes is not None and not traced:
         padding = padding_of(batch_sizes.numel(), lengths_of(batch_sizes), input.device)

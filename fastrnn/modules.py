@@ -60,10 +60,17 @@ class _Layers(nn.RNNBase):
 
     def _weights(self) -> list[Tensor]:
         """The parameters in torch's order, read afresh: they may have been replaced in any of the ways there are."""
-        return [getattr(self, name) for name in self._flat_weights_names]
+        own: dict[str, Any] = self._parameters
+        try:
+            # Module.__getattr__ for each would be a tenth of a short call's time.
+            return [own[name] for name in self._flat_weights_names]
+        except KeyError:  # a parametrized one
+            return [getattr(self, name) for name in self._flat_weights_names]
 
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
-        weight = self.weight_ih_l0
+        weight: Any = self._parameters.get("weight_ih_l0")
+        if weight is None:
+            weight = self.weight_ih_l0
         if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
             raise ValueError(
                 f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "

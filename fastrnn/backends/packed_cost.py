@@ -14,7 +14,7 @@ from typing import NamedTuple
 MARGIN = 1.1
 
 
-class _Cost(NamedTuple):
+class Cost(NamedTuple):
     """Microseconds for a call; and in one direction for each time step, for each unit of each row's step, for each of
     that unit's weights, for each unit of the batch at each step, padding included, and for each unit of each row's step
     at each step: the quadratic part."""
@@ -32,14 +32,14 @@ class _Cost(NamedTuple):
 
 
 _TORCH = {
-    "LSTM": _Cost(733, 105, 0.0028, 9.3e-4, 0, 2.7e-3),
-    "GRU": _Cost(528, 92, 0, 7.3e-4, 0, 1.9e-3),
-    "RNN": _Cost(416, 37, 0.0043, 1.8e-4, 0, 4.5e-4),
+    "LSTM": Cost(733, 105, 0.0028, 9.3e-4, 0, 2.7e-3),
+    "GRU": Cost(528, 92, 0, 7.3e-4, 0, 1.9e-3),
+    "RNN": Cost(416, 37, 0.0043, 1.8e-4, 0, 4.5e-4),
 }
 _SCAN = {
-    "LSTM": _Cost(1960, 80, 0.136, 4.5e-4, 0.034, 0),
-    "GRU": _Cost(1450, 61, 0.072, 5.4e-4, 0.024, 0),
-    "RNN": _Cost(1340, 23, 0.050, 1.05e-4, 0, 0),
+    "LSTM": Cost(1960, 80, 0.136, 4.5e-4, 0.034, 0),
+    "GRU": Cost(1450, 61, 0.072, 5.4e-4, 0.024, 0),
+    "RNN": Cost(1340, 23, 0.050, 1.05e-4, 0, 0),
 }
 
 
