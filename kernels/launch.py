@@ -23,6 +23,7 @@ from fastrnn.kernels.scan import (
 )
 from fastrnn.kernels.sync import COUNTER_STRIDE
 
+_ALIGNMENT = 16  # bytes, the widest load there is
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -32,6 +33,11 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """`tensor`, or a copy where it starts at an address that `rows.either_row` does not reckon with: a view may."""
+    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
 
 
 def exchange_buffer(config: LaunchConfig, *shape: int, like: Tensor) -> Tensor:
@@ -117,6 +123,7 @@ def launch_fwd(
 ) -> None:
     """Launch the forward scan on given tensors; shapes as in `scan_fwd_kernel`. What is None is not stored."""
     T, B, D, _, H = x.shape
+    state = _aligned(state)
     order = phases(counts, config)
     outer = x
     if len(order) > 1:
@@ -159,6 +166,7 @@ def launch_bwd(
 ) -> None:
     """Launch the backward scan on given tensors; shapes as in `scan_bwd_kernel`."""
     T, B, D, H = output.shape
+    state, output, cells = _aligned(state), _aligned(output), _aligned(cells)
     pointers = (
         output if dout is None else dout, output if dcells is None else dcells, weight, state,
         output if lengths is None else lengths, _flags(resets, output), output, cells, saved, carry_in, carry_out, dx,

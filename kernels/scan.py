@@ -44,6 +44,7 @@ from fastrnn.kernels.counts import Counts
 from fastrnn.kernels.matmul import contract, load_resident, multiply
 from fastrnn.kernels.rows import (
     active_steps,
+    either_row,
     first_time,
     idle_steps,
     load_cut,
@@ -172,9 +173,8 @@ def scan_fwd_kernel(
         else:
             starts = first == t
             # Rows that are not active are masked: where lengths differ, theirs may lie past the last slot.
-            rows = tl.where(
-                starts, state_pointers(state_ptr, offs_b, d, B, H), row_pointers(h_ptr, t_prev, offs_b, d, B, D, H)
-            )
+            initial = state_pointers(state_ptr, offs_b, d, B, H)
+            rows = either_row(starts, initial, row_pointers(h_ptr, t_prev, offs_b, d, B, D, H), H)
             needed = mask_b & (t < length)
             if HAS_RESETS:
                 needed = needed & ~cut
