@@ -244,6 +244,8 @@ def _fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
         width = config.num_k * config.block_k
         # What the estimate does not see: these spill a few registers where their loops over K are unrolled this far.
         narrow, elsewhere = config.num_warps == 4, device.capability[0] != 9
+        if narrow and shape.backward and config.tier == "grid" and config.block_h > 8 and width > 1536:
+            return False
         if config.tier == "grid" and shape.out >= 3 and config.block_h > 8 and width > (768 if narrow else 1536):
             return False
         if config.tier == "grid" and config.block_h > 16 and width > (768 if shape.inner else 1536):
@@ -261,17 +263,16 @@ def _fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
         return (config.block_h <= 16 or shape.out == 1) and register_estimate(shape, config) <= _REGISTER_BUDGET[
             config.num_warps
         ]
-    # 64 rows: Hopper's warpgroup instructions, forward, in 16 bits, and not unrolled too far. The two contractions
-    # of a step with an inner gate spill 1024 wide, and any spills with the barrier.
+    # 64 rows: Hopper's warpgroup instructions, forward, in 16 bits, streamed: unrolled over resident weights they spill
+    # (Triton 3.8 and 3.9 from H = 512 on), and any spill with the barrier.
     return (
         device.capability[0] == 9
         and shape.element_bytes == 2
         and not shape.backward
+        and config.tier == "streamed"
         and config.exchange != "barrier"
         and config.block_h <= 16
         and config.block_k == 256
-        and config.group == 1
-        and (config.tier == "streamed" or config.num_k * config.block_k <= (768 if shape.inner else 1024))
     )
 
 
@@ -310,10 +311,11 @@ def candidates(shape: ScanShape, device: Device, schedule: str, exchange: str | 
             yield config
 
 
+def ranked(shape: ScanShape, device: Device, schedule: str, exchange: str | None = None) -> list[LaunchConfig]:
+    """The candidates, the one that the cost model likes best first; none where the device has no room for any."""
+    return sorted(candidates(shape, device, schedule, exchange), key=lambda config: step_cost(shape, config, device))
+
+
 def choose(shape: ScanShape, device: Device, schedule: str, exchange: str | None = None) -> LaunchConfig | None:
-    """The candidate the cost model likes best; None where the device has no room for any."""
-    return min(
-        candidates(shape, device, schedule, exchange),
-        key=lambda config: step_cost(shape, config, device),
-        default=None,
-    )
+    """The first of `ranked`, or None."""
+    return next(iter(ranked(shape, device, schedule, exchange)), None)

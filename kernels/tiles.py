@@ -101,7 +101,7 @@ def store_packed(ptrs, stride, tiles, mask, COUNT: tl.constexpr, EXCHANGED: tl.c
 
 @triton.jit
 def only_if(condition, mask):
-    """`mask` if the scalar `condition` holds, else an empty one; Triton 3.9's interpreter refuses `mask & condition`."""
+    """`mask` where the scalar `condition` holds, else an empty one: Triton 3.9 interprets no `&` of the two."""
     return tl.where(condition, mask, False)
 
 
