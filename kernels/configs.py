@@ -264,14 +264,14 @@ def _fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
             config.num_warps
         ]
     # 64 rows: Hopper's warpgroup instructions, forward, in 16 bits, streamed: unrolled over resident weights they spill
-    # (Triton 3.8 and 3.9 from H = 512 on), and any spill with the barrier.
+    # (Triton 3.8 and 3.9 from H = 512 on), with the barrier any do, and so do 8 units of an LSTM (Triton 3.8).
     return (
         device.capability[0] == 9
         and shape.element_bytes == 2
         and not shape.backward
         and config.tier == "streamed"
         and config.exchange != "barrier"
-        and config.block_h <= 16
+        and config.block_h == 16
         and config.block_k == 256
     )
 

@@ -331,7 +331,7 @@ def _quantizable() -> nn.Module:
 
 
 # Scripting and quantization are deprecated in torch; models that hold them are what is tested here.
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning", "ignore:.*quantized tensor creation")
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation")
 @pytest.mark.parametrize("nested", [False, True], ids=["the model itself", "nested"])
 @pytest.mark.parametrize(
     ("make", "word"),
