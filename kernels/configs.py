@@ -230,6 +230,37 @@ _REGISTER_BUDGET = {8: 250, 4: 225}
 _MAX_GRID_Y = 65535
 
 
+# How wide a contraction resident weights may be unrolled for: beyond it registers spill that the estimate does not see,
+# under one of Triton 3.6.0, 3.7.1, 3.8.0 and 3.9.0. In a row: whether it is for 4 warps, for float32, for backward (None
+# for either), for how many accumulators at least, for more units than, and the width. The least that applies holds.
+_WIDTHS: tuple[tuple[bool | None, bool | None, bool | None, int, int, int], ...] = (
+    # narrow, float32, backward, accumulators, units over, width
+    (None, None, False, 3, 8, 1536),
+    (True, None, False, 3, 8, 768),
+    (True, None, False, 4, 8, 512),
+    (True, None, True, 1, 8, 1536),
+    (None, None, None, 1, 16, 1536),
+    (None, True, None, 1, 0, 1024),
+    (True, True, None, 1, 0, 512),
+    (None, True, False, 4, 0, 512),
+)
+
+
+def _resident_width(shape: ScanShape, config: LaunchConfig) -> int:
+    """The widest contraction that `config` may hold weights for."""
+    of = (config.num_warps == 4, shape.element_bytes == 4, shape.backward)
+    return min(
+        (
+            width
+            for *flags, accumulators, units, width in _WIDTHS
+            if all(flag is None or flag == own for flag, own in zip(flags, of, strict=True))
+            and shape.out >= accumulators
+            and config.block_h > units
+        ),
+        default=shape.hidden * 2 + 512,
+    )
+
+
 def _fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
     """Whether `config` compiles without spills and into the shared memory there is, as far as reports have shown."""
     if shared_estimate(shape, config) > device.shared_bytes:
@@ -242,13 +273,11 @@ def _fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
         return False
     if config.split > 1:
         width = config.num_k * config.block_k
-        # What the estimate does not see: these spill a few registers where their loops over K are unrolled this far.
         narrow, elsewhere = config.num_warps == 4, device.capability[0] != 9
-        if narrow and shape.backward and config.tier == "grid" and config.block_h > 8 and width > 1536:
+        if config.tier == "grid" and width > _resident_width(shape, config):
             return False
-        if config.tier == "grid" and shape.out >= 3 and config.block_h > 8 and width > (768 if narrow else 1536):
-            return False
-        if config.tier == "grid" and config.block_h > 16 and width > (768 if shape.inner else 1536):
+        # Two contractions a step take twice the room.
+        if config.tier == "grid" and config.block_h > 16 and shape.inner and width > 768:
             return False
         if narrow and config.block_h > 8 and elsewhere:
             return False
