@@ -231,33 +231,38 @@ _MAX_GRID_Y = 65535
 
 
 # How wide a contraction resident weights may be unrolled for: beyond it registers spill that the estimate does not see,
-# under one of Triton 3.6.0, 3.7.1, 3.8.0 and 3.9.0. In a row: whether it is for 4 warps, for float32, for backward (None
-# for either), for how many accumulators at least, for more units than, and the width. The least that applies holds.
-_WIDTHS: tuple[tuple[bool | None, bool | None, bool | None, int, int, int], ...] = (
-    # narrow, float32, backward, accumulators, units over, width
-    (None, None, False, 3, 8, 1536),
-    (True, None, False, 3, 8, 768),
-    (True, None, False, 4, 8, 512),
-    (True, None, True, 1, 8, 1536),
-    (None, None, None, 1, 16, 1536),
-    (None, True, None, 1, 0, 1024),
-    (True, True, None, 1, 0, 512),
-    (None, True, False, 4, 0, 512),
+# under one of Triton 3.6.0, 3.7.1, 3.8.0 and 3.9.0. In a row: whether it is for 4 warps, for float32, for backward, for
+# the barrier (None: either), for how many gates at least, for more units than, and the width. The least one holds.
+_WIDTHS: tuple[tuple[bool | None, bool | None, bool | None, bool | None, int, int, int], ...] = (
+    # narrow, float32, backward, barrier, gates, units over, width
+    (None, None, False, None, 3, 8, 1536),
+    (True, None, False, None, 3, 8, 768),
+    (True, None, False, None, 4, 8, 512),
+    (True, None, True, None, 1, 8, 1536),
+    (None, None, None, None, 1, 16, 1536),
+    # Triton 3.6 has all chunks of float32 operands in flight, where nothing checks them in between.
+    (None, True, False, None, 1, 0, 1024),
+    (True, True, False, True, 1, 0, 512),
+    (None, True, False, True, 4, 0, 512),
+    (None, True, True, None, 1, 0, 1536),
+    (None, True, True, None, 1, 16, 1024),
+    (None, True, True, None, 4, 0, 768),
 )
+_WIDEST = 1 << 20  # no limit
 
 
 def _resident_width(shape: ScanShape, config: LaunchConfig) -> int:
     """The widest contraction that `config` may hold weights for."""
-    of = (config.num_warps == 4, shape.element_bytes == 4, shape.backward)
+    of = (config.num_warps == 4, shape.element_bytes == 4, shape.backward, config.exchange == "barrier")
     return min(
         (
             width
-            for *flags, accumulators, units, width in _WIDTHS
+            for *flags, gates, units, width in _WIDTHS
             if all(flag is None or flag == own for flag, own in zip(flags, of, strict=True))
-            and shape.out >= accumulators
+            and shape.gates >= gates
             and config.block_h > units
         ),
-        default=shape.hidden * 2 + 512,
+        default=_WIDEST,
     )
 
 

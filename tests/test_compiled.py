@@ -1,8 +1,8 @@
 """The committed compile reports say what the compiler makes of the kernels now: a sample is compiled again.
 
 `bench/compiled/<arch>-triton-<version>.jsonl` is written by `python -m bench kernels --arch <arch> ... --json`, see
-bench/NOTES.md. A change to the kernels or to the choice of launches that moves these figures shows here, and is then to be
-looked at before the tables are written anew.
+bench/NOTES.md. A change to the kernels or to the choice of launches that moves these figures shows here, and is then to
+be looked at before the tables are written anew.
 """
 
 from __future__ import annotations
