@@ -232,21 +232,23 @@ _MAX_GRID_Y = 65535
 
 # How wide a contraction resident weights may be unrolled for: beyond it registers spill that the estimate does not see,
 # under one of Triton 3.6.0, 3.7.1, 3.8.0 and 3.9.0. In a row: whether it is for 4 warps, for float32, for backward, for
-# the barrier (None: either), for how many gates at least, for more units than, and the width. The least one holds.
-_WIDTHS: tuple[tuple[bool | None, bool | None, bool | None, bool | None, int, int, int], ...] = (
-    # narrow, float32, backward, barrier, gates, units over, width
-    (None, None, False, None, 3, 8, 1536),
-    (True, None, False, None, 3, 8, 768),
-    (True, None, False, None, 4, 8, 512),
-    (True, None, True, None, 1, 8, 1536),
-    (None, None, None, None, 1, 16, 1536),
+# the barrier (None: either), for how many gates at least, for more units and rows than, and the width. The least holds.
+_WIDTHS: tuple[tuple[bool | None, bool | None, bool | None, bool | None, int, int, int, int], ...] = (
+    # narrow, float32, backward, barrier, gates, units over, rows over, width
+    (None, None, False, None, 3, 8, 0, 1536),
+    (True, None, False, None, 3, 8, 0, 768),
+    (True, None, False, None, 4, 8, 0, 512),
+    (True, None, True, None, 1, 8, 0, 1536),
+    (None, None, None, None, 1, 16, 0, 1536),
     # Triton 3.6 has all chunks of float32 operands in flight, where nothing checks them in between.
-    (None, True, False, None, 1, 0, 1024),
-    (True, True, False, True, 1, 0, 512),
-    (None, True, False, True, 4, 0, 512),
-    (None, True, True, None, 1, 0, 1536),
-    (None, True, True, None, 1, 16, 1024),
-    (None, True, True, None, 4, 0, 768),
+    (None, True, False, None, 1, 0, 0, 1024),
+    (True, True, False, True, 1, 0, 0, 512),
+    (True, True, False, True, 1, 8, 0, 256),
+    (None, True, False, True, 4, 0, 0, 512),
+    (None, True, False, None, 4, 0, 16, 768),
+    (None, True, True, None, 1, 0, 0, 1536),
+    (None, True, True, None, 1, 16, 0, 1024),
+    (None, True, True, None, 4, 0, 0, 768),
 )
 _WIDEST = 1 << 20  # no limit
 
@@ -257,10 +259,11 @@ def _resident_width(shape: ScanShape, config: LaunchConfig) -> int:
     return min(
         (
             width
-            for *flags, gates, units, width in _WIDTHS
+            for *flags, gates, units, rows, width in _WIDTHS
             if all(flag is None or flag == own for flag, own in zip(flags, of, strict=True))
             and shape.gates >= gates
             and config.block_h > units
+            and config.block_b > rows
         ),
         default=_WIDEST,
     )
@@ -280,6 +283,14 @@ def _fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
         width = config.num_k * config.block_k
         narrow, elsewhere = config.num_warps == 4, device.capability[0] != 9
         if config.tier == "grid" and width > _resident_width(shape, config):
+            return False
+        # Under Triton 3.9, four gradients' float32 chunks in flight are too many where they are wider.
+        if (
+            config.tier == "grid"
+            and shape.element_bytes == 4
+            and shape.left == 4
+            and config.group * config.block_k > 128
+        ):
             return False
         # Two contractions a step take twice the room.
         if config.tier == "grid" and config.block_h > 16 and shape.inner and width > 768:
