@@ -1,10 +1,11 @@
-# PYTHON makes the virtual environment. test-gpu and gpu-hour run with it and without one, and so do the benchmarks where
+# PYTHON makes the virtual environments. test-gpu and gpu-hour run with it and without one, and so do the benchmarks where
 # it is given, as in `make bench PYTHON=python3`: a machine with a GPU may have its own torch, and no registry.
 GIVEN := $(if $(filter undefined,$(origin PYTHON)),,yes)
 PYTHON ?= python3
-BIN := .venv/bin
-BENCH := $(if $(GIVEN),$(PYTHON),$(BIN)/python) -m bench
-BENCH_NEEDS := $(if $(GIVEN),,.venv/ready)
+VENV ?= .venv
+BIN = $(VENV)/bin
+BENCH = $(if $(GIVEN),$(PYTHON),$(BIN)/python) -m bench
+BENCH_NEEDS = $(if $(GIVEN),,$(VENV)/ready)
 # Which versions of everything are installed.
 CONSTRAINTS ?= constraints.txt
 
@@ -15,7 +16,7 @@ PARTS ?=
 LIMIT ?=
 COMMIT ?=
 
-.PHONY: bench bench-full test test-all test-gpu gpu-hour docs build format clean
+.PHONY: bench bench-full test test-all test-oldest test-newest pytest test-gpu gpu-hour docs build format clean
 
 # Benchmark: fastrnn against torch.nn, on the GPU if there is one, else on the CPU with a report on the GPU kernels.
 bench: $(BENCH_NEEDS)
@@ -28,7 +29,7 @@ bench-full: $(BENCH_NEEDS)
 	$(BENCH) report bench/results/*.jsonl; exit $$code
 
 # Lint, type-check, and every test that needs no GPU.
-test: .venv/ready
+test: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -36,8 +37,19 @@ test: .venv/ready
 	$(BIN)/python -m pytest -n 2
 
 # The slow tests as well.
-test-all: .venv/ready
+test-all: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
+
+# The tests alone, under the oldest torch and Triton there are kernels for and under the newest, each in an environment
+# of its own: PYTHON is to be one that this torch has.
+test-oldest:
+	$(MAKE) pytest VENV=.venv-oldest CONSTRAINTS=.github/constraints-oldest.txt
+
+test-newest:
+	$(MAKE) pytest VENV=.venv-newest CONSTRAINTS=.github/constraints-newest.txt
+
+pytest: $(VENV)/ready
+	$(BIN)/python -m pytest -n 2
 
 # The tests that need a GPU, with the Python at hand: torch, triton, numpy and pytest are all they use.
 test-gpu:
@@ -49,25 +61,25 @@ gpu-hour:
 	$(PYTHON) -m bench hour --out '$(OUT)' $(PARTS:%=--part %) $(if $(LIMIT),--seconds $(LIMIT)) $(if $(COMMIT),--commit $(COMMIT))
 
 # The documentation, into build/site; a warning is an error.
-docs: .venv/ready
+docs: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[docs]'
 	$(BIN)/mkdocs build --strict
 
 # The source distribution, and the wheel built from it, into dist/; checked as a package index will.
-build: .venv/ready
+build: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[release]'
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python -m twine check --strict dist/*
 
-format: .venv/ready
+format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.venv/ready: pyproject.toml $(CONSTRAINTS)
-	$(PYTHON) -m venv .venv
+$(VENV)/ready: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[test,bench]'
 	touch $@
 
 clean:
-	rm -rf .venv build dist gpu-hour *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-newest build dist gpu-hour *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

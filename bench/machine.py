@@ -55,7 +55,7 @@ class Probe:
     cooperative: bool = False
 
     def options(self) -> dict[str, Any]:
-        limits = {"num_stages": 1, "maxnreg": 255}
+        limits = {"num_stages": 1, "maxnreg": 255, "enable_fp_fusion": True}
         return {"num_warps": self.warps, "launch_cooperative_grid": self.cooperative, **limits}
 
     def launch(self, grid: int, *arguments: Any) -> None:

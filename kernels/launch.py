@@ -23,6 +23,7 @@ from fastrnn.kernels.scan import (
 )
 from fastrnn.kernels.sync import COUNTER_STRIDE
 
+_ALIGNMENT = 16  # bytes, the widest load there is
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -32,6 +33,11 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """`tensor`, or a copy where it starts at an address that `rows.either_row` does not reckon with: a view may."""
+    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
 
 
 def exchange_buffer(config: LaunchConfig, *shape: int, like: Tensor) -> Tensor:
@@ -58,6 +64,23 @@ def counters(config: LaunchConfig, batch: int, directions: int, like: Tensor) ->
     return torch.zeros(waves, size, dtype=torch.int32, device=like.device)
 
 
+class SpillsError(RuntimeError):
+    """A launch that was not made, and nothing written, since its kernel keeps `words` registers' worth in memory."""
+
+    def __init__(self, words: int) -> None:
+        super().__init__(f"the kernel spills {words} registers")
+        self.words = words
+
+
+def spilled_words(kernel: Any) -> int:
+    """How many registers a kernel that Triton compiled spills to memory; 0 for what its interpreter compiled: None."""
+    if kernel is None:
+        return 0
+    kernel = kernel.result() if hasattr(kernel, "result") else kernel  # compiled in another thread
+    kernel.run  # noqa: B018  # loads it, whereupon the driver says
+    return int(kernel.n_spills)
+
+
 def _launch(
     kernel: Any,
     config: LaunchConfig,
@@ -67,8 +90,11 @@ def _launch(
     backward: bool,
     phases: tuple[str, ...],
     consts: dict[str, Any],
+    spill_limit: int | None,
 ) -> None:
     """Launch `kernel` over all steps and all batch rows, in processing order, each step in `phases`.
+
+    With a `spill_limit` it is compiled first, and SpillsError is raised instead where it spills more than that.
 
     Under the persistent schedule each wave of batch tiles is one launch; a launch whose programs wait for each other is
     cooperative, so a grid that does not fit is refused by the driver rather than left hanging.
@@ -83,6 +109,13 @@ def _launch(
     options = consts | launch_options(config)
     device = pointers[0].device
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        if spill_limit is not None:
+            given = (*pointers, counter, T, B, 0, 1, 0)
+            words = sum(
+                spilled_words(kernel.warmup(*given, grid=(1, 1, 1), PHASE=phase, **options)) for phase in phases
+            )
+            if words > spill_limit:
+                raise SpillsError(words)
         for step0, step1 in spans:
             for wave, tile0 in enumerate(range(0, tiles, config.batch_tiles)):
                 grid = (units, min(config.batch_tiles, tiles - tile0), D)
@@ -114,9 +147,11 @@ def launch_fwd(
     counts: Counts,
     config: LaunchConfig,
     precision: str,
+    spill_limit: int | None = None,
 ) -> None:
     """Launch the forward scan on given tensors; shapes as in `scan_fwd_kernel`. What is None is not stored."""
     T, B, D, _, H = x.shape
+    state = _aligned(state)
     order = phases(counts, config)
     outer = x
     if len(order) > 1:
@@ -135,7 +170,7 @@ def launch_fwd(
         "STORE_CELLS": cells is not None,
         "STORE_SAVED": saved is not None,
     }
-    _launch(scan_fwd_kernel, config, pointers, counter, (T, B, D, H), False, order, consts)
+    _launch(scan_fwd_kernel, config, pointers, counter, (T, B, D, H), False, order, consts, spill_limit)
 
 
 def launch_bwd(
@@ -156,9 +191,11 @@ def launch_bwd(
     counts: Counts,
     config: LaunchConfig,
     precision: str,
+    spill_limit: int | None = None,
 ) -> None:
     """Launch the backward scan on given tensors; shapes as in `scan_bwd_kernel`."""
     T, B, D, H = output.shape
+    state, output, cells = _aligned(state), _aligned(output), _aligned(cells)
     pointers = (
         output if dout is None else dout, output if dcells is None else dcells, weight, state,
         output if lengths is None else lengths, _flags(resets, output), output, cells, saved, carry_in, carry_out, dx,
@@ -173,7 +210,8 @@ def launch_bwd(
         "HAS_RESETS": resets is not None,
         "STORE_DX": counts.splits_bias,
     }
-    _launch(scan_bwd_kernel, config, pointers, counter, (T, B, D, H), True, phases(counts, config), consts)
+    order = phases(counts, config)
+    _launch(scan_bwd_kernel, config, pointers, counter, (T, B, D, H), True, order, consts, spill_limit)
 
 
 def scan_fwd(
@@ -188,6 +226,7 @@ def scan_fwd(
     precision: str,
     save: bool,
     cells: bool,
+    spill_limit: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run the forward scan.
 
@@ -201,11 +240,15 @@ def scan_fwd(
         counts, config, precision: the cell, how to launch it, and the `input_precision` of float32 products.
         save: whether to keep what backward needs.
         cells: whether to keep the cells without that.
+        spill_limit: how many registers the kernel may spill; None for any number.
 
     Returns:
         output `(T, B, D, H)`; the final state, like `state`; cells, the states other than h after every step,
         `(T, B, D, STATES - 1, H)`; saved `(T, B, D, SAVED, H)`. Without `save` saved is empty, and so is cells without
         either. All are zero where a row is at or past its length, but for the final state.
+
+    Raises:
+        SpillsError: the kernel spills more than `spill_limit`.
     """
     T, B, D, _, H = x.shape
     output = exchange_buffer(config, T, B, D, H, like=x)
@@ -216,7 +259,7 @@ def scan_fwd(
     carry_out = torch.empty_like(state) if persistent else carry_in
     launch_fwd(
         x, weight, bias, state, lengths, resets, carry_in, carry_out, output, inner_operand(counts, config, x), kept,
-        saved, counters(config, B, D, x), counts, config, precision,
+        saved, counters(config, B, D, x), counts, config, precision, spill_limit,
     )  # fmt: skip
     nothing = x.new_empty(0)
     return (
@@ -241,6 +284,7 @@ def scan_bwd(
     counts: Counts,
     config: LaunchConfig,
     precision: str,
+    spill_limit: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the backward scan.
 
@@ -250,7 +294,7 @@ def scan_bwd(
         dcells: gradient of the cells, `(T, B, D, STATES - 1, H)`, or None for zero.
         weight, state, lengths, resets: as given to `scan_fwd`.
         output, cells, saved: as `scan_fwd` returned them.
-        counts, config, precision: as for `scan_fwd`.
+        counts, config, precision, spill_limit: as for `scan_fwd`, which also says what is raised.
 
     Returns:
         dx and dr, the gradients of the gates' input and recurrent parts, `(T, B, D, GATES, H)`, one and the same
@@ -266,7 +310,7 @@ def scan_bwd(
     carry_out = torch.empty_like(carry_in) if persistent else carry_in
     launch_bwd(
         dout, dcells, weight, state, lengths, resets, output, cells, saved, carry_in, carry_out, dx, dr,
-        counters(config, B, D, output), counts, config, precision,
+        counters(config, B, D, output), counts, config, precision, spill_limit,
     )  # fmt: skip
     return dx, dr, carry_out
 

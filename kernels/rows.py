@@ -22,6 +22,20 @@ def state_pointers(ptr, offs_b, d, B, H: tl.constexpr):
 
 
 @triton.jit
+def either_row(condition, yes, no, H: tl.constexpr):
+    """`yes` where `condition`, else `no`: pointers to rows that lie whole multiples of H elements behind their tensor's
+    start, which is aligned to 16 bytes (launch.py sees to it).
+
+    From Triton 3.8 on the compiler forgets at a selection how pointers are aligned, and would load the rows element by
+    element: eight times the instructions, and registers past what there are. So it is told again.
+    """
+    rows = tl.where(condition, yes, no)
+    if H * rows.dtype.element_ty.primitive_bitwidth % 128 == 0:
+        rows = tl.multiple_of(rows, 16)
+    return rows
+
+
+@triton.jit
 def first_time(lengths_ptr, offs_b, mask_b, d, T, HAS_LENGTHS: tl.constexpr):
     """The time step at which each row starts from its initial state, and its length."""
     if HAS_LENGTHS:
@@ -69,11 +83,11 @@ def load_state(
     """This program's units of the state after time step t, or of the initial state in rows where `starts`; in its
     dtype, for `unpack_state`."""
     initial = state_pointers(state_ptr, offs_b, d, B, H)
-    h_rows = tl.where(starts, initial, row_pointers(h_ptr, t, offs_b, d, B, D, H))
+    h_rows = either_row(starts, initial, row_pointers(h_ptr, t, offs_b, d, B, D, H), H)
     state = (tl.load(h_rows[:, None] + own, mask=mask, other=0.0),)
     cells = row_pointers(cells_ptr, t, offs_b, d, B, D, (STATES - 1) * H)
     for s in tl.static_range(1, STATES):
-        rows = tl.where(starts, initial + s * state_stride, cells + (s - 1) * H)
+        rows = either_row(starts, initial + s * state_stride, cells + (s - 1) * H, H)
         state = state + (tl.load(rows[:, None] + own, mask=mask, other=0.0),)
     return state
 

@@ -44,6 +44,7 @@ from fastrnn.kernels.counts import Counts
 from fastrnn.kernels.matmul import contract, load_resident, multiply
 from fastrnn.kernels.rows import (
     active_steps,
+    either_row,
     first_time,
     idle_steps,
     load_cut,
@@ -59,6 +60,7 @@ from fastrnn.kernels.tiles import (
     add_bias,
     load_packed,
     load_tiles,
+    only_if,
     select,
     store_exchanged,
     store_packed,
@@ -137,7 +139,7 @@ def scan_fwd_kernel(
     # Of the rows, those to load ahead of the loop for: none where it has no step, and t no place.
     ahead_b = mask_b
     if HAS_LENGTHS:
-        ahead_b = mask_b & (begin < end)
+        ahead_b = only_if(begin < end, mask_b)
 
     own = offs_h[None, :]
     state = load_tiles(state_pointers(carry_in_ptr, offs_b, d, B, H)[:, None] + own, state_stride, mask, STATES, ACC)
@@ -153,10 +155,10 @@ def scan_fwd_kernel(
         # The next step's input is on its way while this step waits for h.
         x = unpack(x_next, GATES, ACC)
         x_rows = row_pointers(x_ptr, t_next, offs_b, d, B, D, GATES * H)
-        x_next = load_packed(x_rows[:, None] + own, H, mask & (step + 1 < end), GATES)
+        x_next = load_packed(x_rows[:, None] + own, H, only_if(step + 1 < end, mask), GATES)
         if HAS_RESETS:
             cut = cut_next
-            cut_next = load_cut(resets_ptr, t_next, offs_b, mask_b & (step + 1 < end), length, d, B)
+            cut_next = load_cut(resets_ptr, t_next, offs_b, only_if(step + 1 < end, mask_b), length, d, B)
             state = select(cut[:, None], zeros([BLOCK_B, BLOCK_H], STATES, ACC), state, STATES)
         arrivals = (step - begin) * (1 + INNER) * tl.num_programs(0)
 
@@ -171,9 +173,8 @@ def scan_fwd_kernel(
         else:
             starts = first == t
             # Rows that are not active are masked: where lengths differ, theirs may lie past the last slot.
-            rows = tl.where(
-                starts, state_pointers(state_ptr, offs_b, d, B, H), row_pointers(h_ptr, t_prev, offs_b, d, B, D, H)
-            )
+            initial = state_pointers(state_ptr, offs_b, d, B, H)
+            rows = either_row(starts, initial, row_pointers(h_ptr, t_prev, offs_b, d, B, D, H), H)
             needed = mask_b & (t < length)
             if HAS_RESETS:
                 needed = needed & ~cut
@@ -315,7 +316,7 @@ def scan_bwd_kernel(
     # Of the rows, those to load ahead of the loop for: none where it has no step, and t no place.
     ahead_b = mask_b
     if HAS_LENGTHS:
-        ahead_b = mask_b & (begin < end)
+        ahead_b = only_if(begin < end, mask_b)
     ahead_mask = ahead_b[:, None] & mask_h[None, :]
 
     own = offs_h[None, :]
@@ -334,20 +335,20 @@ def scan_bwd_kernel(
         cut_next = load_cut(resets_ptr, t + 1 - 2 * d, offs_b, ahead_b, length, d, B)
     if SOLO:
         dr_rows = row_pointers(dr_ptr, t + 1 - 2 * d, offs_b, d, B, D, GATES * H)
-        dr = load_tiles(dr_rows[:, None] + own, H, ahead_mask & (step1 < T), GATES, ACC)
+        dr = load_tiles(dr_rows[:, None] + own, H, only_if(step1 < T, ahead_mask), GATES, ACC)
     for i in range(end - begin):
         step = end - 1 - i
         t = tl.where(d == 0, step, T - 1 - step)
         dout, dcells, saved, state_prev, cut = unpack_step(ahead, STATES, SAVED, HAS_DOUT, HAS_DCELLS, mask, ACC)
         ahead = load_step(
             dout_ptr, dcells_ptr, h_ptr, cells_ptr, saved_ptr, state_ptr, resets_ptr, t - 1 + 2 * d, first, length,
-            offs_b, own, mask_b & (step > begin), mask & (step > begin), d, T, B, state_stride,
+            offs_b, own, only_if(step > begin, mask_b), only_if(step > begin, mask), d, T, B, state_stride,
             H, D, STATES, SAVED, HAS_DOUT, HAS_DCELLS, HAS_RESETS,
         )  # fmt: skip
         arrivals = i * (1 + INNER) * tl.num_programs(0)
         # Rows to which dr of the step that followed this one in forward comes back: it was taken, from this state.
         # Nothing follows the last step: its mask is empty, and an empty mask waits for nobody.
-        followed = mask_b & (step + 1 < T)
+        followed = only_if(step + 1 < T, mask_b)
         if HAS_LENGTHS:
             active = (t < length)[:, None]
             followed = followed & (t + 1 - d < length)
@@ -499,4 +500,6 @@ def launch_options(config: LaunchConfig) -> dict[str, Any]:
         # it, and spills a few registers to get there.
         "maxnreg": 255,
         "launch_cooperative_grid": config.exchange != "none",
+        # Said because Triton means to change its default: a product and its sum are one instruction, rounded once.
+        "enable_fp_fusion": True,
     }

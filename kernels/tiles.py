@@ -100,6 +100,12 @@ def store_packed(ptrs, stride, tiles, mask, COUNT: tl.constexpr, EXCHANGED: tl.c
 
 
 @triton.jit
+def only_if(condition, mask):
+    """`mask` where the scalar `condition` holds, else an empty one: Triton 3.9 interprets no `&` of the two."""
+    return tl.where(condition, mask, False)
+
+
+@triton.jit
 def select(mask, yes, no, COUNT: tl.constexpr):
     """`yes` where `mask`, else `no`, tile by tile."""
     out = ()

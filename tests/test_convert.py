@@ -391,14 +391,7 @@ def _quantizable() -> nn.Module:
 
 
 # Scripting and quantization are deprecated in torch; models that hold them are what is tested here.
-QUIET = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit:DeprecationWarning",
-    "ignore:.*torch.jit:FutureWarning",
-    "ignore:.*quantized tensor creation",
-)
-
-
-@QUIET
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation")
 @pytest.mark.parametrize("nested", [False, True], ids=["the model itself", "nested"])
 @pytest.mark.parametrize(
     ("make", "word"),
@@ -421,7 +414,6 @@ def test_refused_before_anything_changes(make: Any, word: str, nested: bool) -> 
     assert not hasattr(model["early"], "backend")
 
 
-@QUIET
 def test_a_scripted_model_is_refused() -> None:
     for make in (_scripted, lambda: torch.jit.trace(nn.Linear(2, 3), torch.randn(1, 2))):
         with pytest.raises(TypeError, match=r"scripted model: the model itself is a torch\.jit.*\. Convert before"):
@@ -437,7 +429,6 @@ class Calls(nn.Module):
         return self.lstm(x)[0]
 
 
-@QUIET
 @BOTH_MODES
 def test_a_scripted_part_is_skipped_and_named_once(subclass: bool) -> None:
     """With what it holds, though it holds an LSTM; the layers around it are converted, and reverted."""

@@ -12,9 +12,6 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
 
-# torch scripts some of its own rules for forward mode.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
-
 NAMES = ["LSTM", "GRU", "RNN"]
 
 

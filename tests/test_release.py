@@ -71,7 +71,19 @@ def test_the_matrix_covers_what_is_supported() -> None:
     files = {entry["torch"]: (ROOT / entry["constraints"]).read_text() for entry in matrix["include"]}
     pins = {name: re.findall(r"^torch==(\d+\.\d+)", text, re.MULTILINE) for name, text in files.items()}
     assert f'"torch>={pins["oldest"][0]}"' in PYPROJECT
-    assert pins["newest"] > pins["oldest"]
+    assert pins["newest"] > pins["pinned"] > pins["oldest"]
+
+
+@pytest.mark.parametrize("end", ["oldest", "newest"])
+def test_each_end_of_the_range_has_an_environment_of_its_own(end: str) -> None:
+    (step,) = (step for step in _jobs(".github/workflows/cpu.yml")["test"]["steps"] if f"'{end}'" in step.get("if", ""))
+    assert step["run"] == f"make test-{end} PYTHON=python"
+    command = ["make", "-n", f"test-{end}", "PYTHON=some-python"]
+    plan = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"some-python -m venv .venv-{end}" in plan
+    assert f"--constraint .github/constraints-{end}.txt" in plan
+    assert f".venv-{end}/bin/python -m pytest" in plan
+    assert "/.venv/" not in plan.replace(str(ROOT), "")
 
 
 def test_code_of_strangers_does_not_reach_the_gpu() -> None:

@@ -119,7 +119,6 @@ def test_it_is_a_module_like_others() -> None:
     assert model[1].reset_after
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated:DeprecationWarning")
 def test_torch_jit_script_has_none() -> None:
     with pytest.raises(RuntimeError, match=r"torch\.jit\.script has no GRU with reset_after=False"):
         torch.jit.script(fastrnn.GRU(3, 4, reset_after=False))

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from typing import TYPE_CHECKING
+import itertools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +23,14 @@ if TYPE_CHECKING:
 
 _MIN_CAPABILITY = (8, 0)
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_Result = TypeVar("_Result")
+
+# The launches that run, by all that a launch is chosen for, and then by the variant of the kernel: its flags, the first
+# two of which are whether rows have lengths and resets.
+_SETTLED: dict[tuple[Any, ...], dict[tuple[bool, ...], LaunchConfig]] = {}
+_SETTLED_LIMIT = 4096  # batch sizes, in the main; what is forgotten is found again, from kernels that Triton still has
+# How many launches are compiled, seconds each, before the one that spills least will do.
+_TRIALS = 6
 
 
 @functools.cache
@@ -127,21 +137,76 @@ def planned(problem: Problem, schedule: str) -> list[LaunchConfig | None]:
     return [choose(shape, device, schedule) for shape in passes(problem)]
 
 
+def _running(problem: Problem, schedule: str) -> list[LaunchConfig | None]:
+    """`planned`, less what gave way when it was compiled."""
+    plans = planned(problem, schedule)
+    flags = (problem.lengths or problem.packed, problem.resets)
+    sizes = (problem.dtype, problem.batch, problem.hidden, problem.directions)
+    for backward in range(len(plans)):
+        shape = scan_shape(problem.cell, bool(backward), *sizes)
+        key = (problem.cell.name, problem.dtype, shape, device_limits(problem.device), schedule)
+        for variant, config in _SETTLED.get(key, {}).items():
+            if variant[:2] == flags:
+                plans[backward] = config
+    return plans
+
+
 def describe(problem: Problem, schedule: str) -> str:
     """The launches that were chosen, in words."""
-    plans = [plan.describe() for plan in planned(problem, schedule) if plan is not None]
+    plans = [plan.describe() for plan in _running(problem, schedule) if plan is not None]
     if len(plans) == 2 and plans[0] != plans[1]:
         return f"forward: {plans[0]}; backward: {plans[1]}"
     return plans[0]
 
 
-def _launch_config(cell: Cell, backward: bool, output: Tensor, schedule: str) -> LaunchConfig:
-    """The launch for tensors shaped `(T, B, D, ..., H)` like `output`."""
-    shape = scan_shape(cell, backward, output.dtype, output.shape[1], output.shape[-1], output.shape[2])
-    config = choose(shape, device_limits(output.device), schedule)
-    if config is None:
+def _ranked(shape: ScanShape, device: Device, schedule: str) -> Iterator[LaunchConfig]:
+    """The launch that `choose` takes, then the others of its kind, best first."""
+    first = choose(shape, device, schedule)
+    if first is None:
         raise RuntimeError(f"no {schedule} launch fits this device for {shape}; pass backend='aten'")
-    return config
+    yield first
+    for config in configs.ranked(shape, device, schedule):
+        # What the interpreter cannot run comes first or not at all.
+        if config != first and not (interpreting() and config.exchange != "none"):
+            yield config
+
+
+def _settled(
+    run: Callable[[LaunchConfig, int | None], _Result],
+    cell: Cell,
+    backward: bool,
+    output: Tensor,
+    schedule: str,
+    variant: tuple[bool, ...],
+) -> _Result:
+    """`run(config, spill_limit)` under the best launch, for tensors shaped `(T, B, D, ..., H)` like `output`, whose
+    kernel spills no registers; or under the one that spills least, where all that were tried do.
+
+    That is settled before the first launch, not by it: so every call of a process computes with the same launch, and
+    what a CUDA graph captures is what ran before. A variant is settled for itself, whatever others were called before.
+    """
+    from fastrnn.kernels.launch import SpillsError
+
+    shape = scan_shape(cell, backward, output.dtype, output.shape[1], output.shape[-1], output.shape[2])
+    device = device_limits(output.device)
+    key = (cell.name, output.dtype, shape, device, schedule)
+    known = _SETTLED.get(key, {}).get(variant)
+    if known is not None:
+        return run(known, None)
+    if len(_SETTLED) > _SETTLED_LIMIT:
+        _SETTLED.clear()
+    variants = _SETTLED.setdefault(key, {})
+    spilled: list[tuple[int, LaunchConfig]] = []
+    for config in itertools.islice(_ranked(shape, device, schedule), _TRIALS):
+        try:
+            result = run(config, 0)
+        except SpillsError as error:
+            spilled.append((error.words, config))
+        else:
+            variants[variant] = config
+            return result
+    variants[variant] = min(spilled, key=lambda found: found[0])[1]
+    return run(variants[variant], None)
 
 
 def scan(
@@ -163,7 +228,7 @@ def scan(
     if state.shape != (cell.states, D, B, H) or weight.shape != (D, G, H, H):
         # The kernels address memory by the sizes of x alone.
         raise RuntimeError(f"state {tuple(state.shape)} and weight {tuple(weight.shape)} do not fit x {tuple(x.shape)}")
-    return scan_fwd(
+    given = (
         x.contiguous(),
         weight.contiguous(),
         None if bias is None else bias.contiguous(),
@@ -171,10 +236,15 @@ def scan(
         lengths,
         None if resets is None else resets.contiguous(),
         cell,
-        _launch_config(cell, False, x, schedule),
-        "tf32" if tf32_allowed() else "ieee",
-        save,
-        cells,
+    )
+    precision = "tf32" if tf32_allowed() else "ieee"
+    return _settled(
+        lambda config, spill_limit: scan_fwd(*given, config, precision, save, cells, spill_limit),
+        cell,
+        False,
+        x,
+        schedule,
+        (lengths is not None, resets is not None, bias is not None, save, cells),
     )
 
 
@@ -196,7 +266,7 @@ def scan_backward(
     from fastrnn.kernels.launch import first_step, scan_bwd
 
     weight = weight.contiguous()
-    dx, dr, dstate = scan_bwd(
+    given = (
         None if dout is None else dout.contiguous(),
         torch.zeros_like(state, memory_format=torch.contiguous_format) if dfinal is None else dfinal.contiguous(),
         None if dcells is None else dcells.contiguous(),
@@ -208,8 +278,15 @@ def scan_backward(
         cells,
         saved,
         cell,
-        _launch_config(cell, True, output, schedule),
-        "tf32" if tf32_allowed() else "ieee",
+    )
+    precision = "tf32" if tf32_allowed() else "ieee"
+    dx, dr, dstate = _settled(
+        lambda config, spill_limit: scan_bwd(*given, config, precision, spill_limit),
+        cell,
+        True,
+        output,
+        schedule,
+        (lengths is not None, resets is not None, dout is not None, dcells is not None),
     )
     dstate[0] += first_step(dr, weight, lengths, resets, cell)
     return dx, dr, dstate.to(state.dtype)

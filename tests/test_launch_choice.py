@@ -1,0 +1,170 @@
+"""A launch whose kernel spills registers gives way to the next at its first compilation, for the rest of the process.
+
+The interpreter compiles nothing, so what the compiler says is made up here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from support import relative_error
+
+import fastrnn
+from fastrnn.backends import fused
+from fastrnn.kernels import launch
+from fastrnn.kernels.configs import LaunchConfig
+
+Verdict = Callable[[LaunchConfig, dict[str, Any]], int]
+
+
+class Launches:
+    """The launches that were tried, those that were made, and what `verdict` says that each spills."""
+
+    def __init__(self, verdict: Verdict, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tried: list[LaunchConfig] = []
+        self.made: list[LaunchConfig] = []
+        original = launch._launch
+
+        def compile_first(kernel: Any, config: LaunchConfig, *args: Any) -> None:
+            *rest, consts, spill_limit = args
+            if spill_limit is not None:
+                self.tried.append(config)
+                if verdict(config, consts) > spill_limit:
+                    raise launch.SpillsError(verdict(config, consts))
+            self.made.append(config)
+            original(kernel, config, *rest, consts, None)
+
+        monkeypatch.setattr(launch, "_launch", compile_first)
+        monkeypatch.setattr(fused, "_SETTLED", {})
+
+
+def _layer() -> tuple[fastrnn.RNN, torch.Tensor]:
+    return fastrnn.RNN(2, 8, backend="stepwise").requires_grad_(False), torch.randn(2, 3, 2)
+
+
+def _is_best(config: LaunchConfig) -> bool:
+    """Whether `config` is what is tried first: for so few units, one program with all of them."""
+    return config.tier == "solo"
+
+
+def test_a_launch_that_spills_gives_way_for_good(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer, x = _layer()
+    expected = layer(x)[0]
+    fastrnn.explain(layer, x)
+    before = capsys.readouterr().out
+    launches = Launches(lambda config, _: 7 * _is_best(config), monkeypatch)
+    first, second = layer(x)[0], layer(x)[0]
+    solo, other = launches.tried
+    assert (solo.tier, other.tier) == ("solo", "streamed")
+    assert launches.made == [other, other], "nothing was launched that spills, and nothing was tried again"
+    assert torch.equal(first, second)
+    assert relative_error(first, expected) < 1e-5
+    fastrnn.explain(layer, x)
+    assert solo.describe() in before
+    assert other.describe() in capsys.readouterr().out
+
+
+def test_backward_gives_way_apart_from_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = _layer()
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(layer(x)[0].sum(), x)
+    launches = Launches(lambda config, consts: 7 * (_is_best(config) and "BWD" in consts), monkeypatch)
+    (grad,) = torch.autograd.grad(layer(x)[0].sum(), x)
+    assert [config.tier for config in launches.made] == ["solo", "streamed"]
+    assert relative_error(grad, expected) < 1e-5
+
+
+def test_where_all_spill_the_least_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = _layer()
+    order: list[LaunchConfig] = []
+
+    def verdict(config: LaunchConfig, _: dict[str, Any]) -> int:
+        if config not in order:
+            order.append(config)
+        return 100 - 10 * order.index(config) if order.index(config) < 3 else 90
+
+    launches = Launches(verdict, monkeypatch)
+    layer(x), layer(x)
+    assert 3 < len(launches.tried) <= fused._TRIALS
+    assert launches.made == [order[2], order[2]]
+
+
+def test_a_variant_is_settled_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a call computes, to the last bit, does not depend on which other calls came before it."""
+    layer, x = _layer()
+    launches = Launches(lambda config, consts: 7 * (_is_best(config) and consts["HAS_LENGTHS"]), monkeypatch)
+    before = layer(x)[0]
+    layer(x, lengths=torch.tensor([2, 1, 2]))
+    after = layer(x)[0]
+    assert [config.tier for config in launches.made] == ["solo", "streamed", "solo"]
+    assert torch.equal(before, after)
+
+
+class Kernel:
+    """What `_launch` needs of a jit function whose compiled kernels spill."""
+
+    def __init__(self, words: int) -> None:
+        self.words = words
+        self.launched = 0
+
+    def warmup(self, *args: Any, grid: tuple[int, ...], **options: Any) -> Any:
+        words = self.words
+
+        class Compiled:
+            # As Triton's: the driver counts them when the kernel is loaded, which asking for `run` does.
+            @property
+            def run(self) -> None:
+                self.n_spills = words
+
+        return Compiled()
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def launched(*args: Any, **options: Any) -> None:
+            self.launched += 1
+
+        return launched
+
+
+@pytest.mark.parametrize(("words", "limit", "launched"), [(0, 0, True), (3, 0, False), (3, 6, True), (3, None, True)])
+def test_the_compiler_is_asked_before_the_launch(words: int, limit: int | None, launched: bool) -> None:
+    kernel, tensor = Kernel(words), torch.zeros(4)
+    config = LaunchConfig("stepwise", "streamed", "none", 16, 16, 128, 1, 1, 4, 4, 1)
+    given = (kernel, config, (tensor,), tensor, (1, 3, 1, 16), False, ("outer", "inner"), {}, limit)
+    if launched:
+        launch._launch(*given)
+    else:
+        with pytest.raises(launch.SpillsError, match="spills 6 registers"):
+            launch._launch(*given)
+    assert kernel.launched == 2 * launched
+
+
+def test_a_kernel_compiled_in_another_thread_is_waited_for() -> None:
+    compiled = Kernel(5).warmup(grid=(1,))
+    assert launch.spilled_words(SimpleNamespace(result=lambda: compiled)) == 5
+    assert launch.spilled_words(None) == 0
+
+
+def test_tensors_start_where_the_kernels_reckon_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels tell the compiler that rows of whole 16 bytes are aligned; a view need not be."""
+    seen: list[tuple[torch.Tensor, ...]] = []
+    monkeypatch.setattr(launch, "_launch", lambda kernel, config, pointers, *rest: seen.append(pointers))
+    config = LaunchConfig("stepwise", "streamed", "none", 16, 16, 128, 1, 1, 4, 4, 1)
+    counts = fastrnn.cells.CELLS["rnn_tanh"]
+    state = torch.zeros(8 * 3 + 1)[1:].view(1, 1, 3, 8)
+    assert state.data_ptr() % 16
+    x, weight = torch.zeros(2, 3, 1, 1, 8), torch.zeros(1, 1, 8, 8)
+    output = launch.scan_fwd(x, weight, None, state, None, None, counts, config, "ieee", True, False)[0]
+    shifted = torch.zeros(output.numel() + 1)[1:].view_as(output)
+    empty = output.new_empty(2, 3, 1, 0, 8)
+    launch.scan_bwd(None, state, None, weight, state, None, None, shifted, empty, empty, counts, config, "ieee")
+    forward, backward = seen
+    assert all(tensor.data_ptr() % 16 == 0 for tensor in (forward[3], backward[3], backward[6]))
