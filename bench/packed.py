@@ -28,7 +28,7 @@ from fastrnn.bench.table import Column, emit, heading, line
 
 CELLS = ("LSTM", "GRU", "RNN")
 TIMES, BATCHES, HIDDEN = (4, 10, 25, 60, 150, 400), (4, 16, 64), (32, 96, 256)
-_LEAST, _SECONDS = 5, 0.4  # calls of each, and for how long at least
+_LEAST, _SECONDS, _MOST_SECONDS = 5, 0.4, 4.0  # calls of each, unless that takes too long, and for how long at least
 COLUMNS = (
     Column("cell", 4, right=False),
     Column("dirs", 4),
@@ -73,8 +73,12 @@ def _in_turn(calls: Sequence[Callable[[], None]]) -> list[float]:
     samples: list[list[float]] = [[] for _ in calls]
     for call in calls:
         call()
-    end = time.monotonic() + _SECONDS
-    while time.monotonic() < end or len(samples[0]) < _LEAST:
+    begin = time.monotonic()
+    while (
+        not samples[0]
+        or (elapsed := time.monotonic() - begin) < _SECONDS
+        or (len(samples[0]) < _LEAST and elapsed < _MOST_SECONDS)
+    ):
         for call, own in zip(calls, samples, strict=True):
             start = time.process_time()
             call()

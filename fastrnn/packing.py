@@ -85,7 +85,7 @@ def by_torchs_packed_layer(
     found, final = aten.layers(cell, data, sizes, states, *options)
     output, _ = torch._VF._pad_packed_sequence(found, sizes, False, 0.0, T)
     if count == B:
-        back = torch.empty_like(order).scatter_(0, order, torch.arange(B))
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(B, device=order.device))
         return output.index_select(1, back), tuple(f.index_select(1, back) for f in final)
     padded = output.new_zeros(T, B, output.shape[2]).index_copy(1, rows, output)
     return padded, tuple(h.index_copy(1, rows, f) for h, f in zip(hx, final, strict=True))

@@ -42,15 +42,20 @@ def _shares(train: bool) -> split.Shares | None:
     [
         ("fastrnn.functional.F", "linear", "input"),
         ("fastrnn.backends.aten_scan", "scan", "scan"),
-        ("fastrnn.backends.aten_scan", "scan_backward", "scan"),
+        ("fastrnn.backends.aten_scan_backward", "scan_backward", "scan"),
         ("fastrnn.ops", "_weight_gradient", "gradient"),
     ],
 )
 def test_what_is_slow_has_the_largest_share(owner: str, name: str, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastrnn import functional, ops
-    from fastrnn.backends import aten_scan
+    from fastrnn.backends import aten_scan, aten_scan_backward
 
-    owners = {"fastrnn.functional.F": functional.F, "fastrnn.backends.aten_scan": aten_scan, "fastrnn.ops": ops}
+    owners = {
+        "fastrnn.functional.F": functional.F,
+        "fastrnn.backends.aten_scan": aten_scan,
+        "fastrnn.backends.aten_scan_backward": aten_scan_backward,
+        "fastrnn.ops": ops,
+    }
     _slowed(monkeypatch, owners[owner], name, 0.02)
     found = _shares(train=True)
     assert found is not None

@@ -140,7 +140,9 @@ SMALL = ["--batch", "3", "--length", "12", "--hidden", "16", "--repeats", "1"]
 @pytest.mark.parametrize(("model", "layers"), [("stanza", ["rnn", "rnn2"]), ("openunmix", ["lstm"])], ids=MODULES)
 def test_convert_model(model: str, layers: list[str], train: bool) -> None:
     _skip_without(MODULES[model])
-    program = [sys.executable, str(ROOT / "examples" / "convert_model.py"), "--model", model, *SMALL]
+    # Training on packed rows differs where they are long; the other rows are torch's layers' in both.
+    length = ["--length", "400"] if model == "stanza" and train else []
+    program = [sys.executable, str(ROOT / "examples" / "convert_model.py"), "--model", model, *SMALL, *length]
     environment = {**_environment(), "CUDA_VISIBLE_DEVICES": ""}  # what is expected below is a CPU's
     done = subprocess.run(
         [*program, "--train"] if train else program, env=environment, capture_output=True, text=True, timeout=100

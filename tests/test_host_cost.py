@@ -110,7 +110,8 @@ def test_warmup_calls_as_the_layer_will_be_called(
     original = launch._launch
 
     def spy(*args: object) -> None:
-        kernels.append({name: value for name, value in args[-1].items() if name.isupper()})  # type: ignore[attr-defined]
+        consts = next(a for a in args if isinstance(a, dict))
+        kernels.append({name: value for name, value in consts.items() if name.isupper()})
         original(*args)  # type: ignore[arg-type]  # passed through
 
     monkeypatch.setattr(launch, "_launch", spy)
