@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,23 @@ MANY = Problem(CELLS["lstm"], torch.float16, CUDA, time=100, batch=2048, hidden=
 
 
 @pytest.fixture
-def _h100(monkeypatch: pytest.MonkeyPatch) -> None:
+def _h100(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine with Triton, an H100 and a cuDNN of today, as far as the choice can see."""
+    _forget()
     monkeypatch.setattr(fused, "_triton_installed", lambda: True)
     monkeypatch.setattr(fused, "interpreting", lambda: False)
     monkeypatch.setattr(fused, "device_limits", lambda device: H100)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91900)
+    yield
+    _forget()
+
+
+def _forget() -> None:
+    """What was chosen for another machine, the one at hand with its interpreter say."""
+    fused.choose.cache_clear()
+    handover._torchs_from.cache_clear()
 
 
 # The model of torch's kernels.

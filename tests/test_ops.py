@@ -41,13 +41,17 @@ every_case = pytest.mark.parametrize(
 
 
 # From torch 2.14 on opcheck itself reads the gradient of the copies that it makes of its arguments.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+quiet_opcheck = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+
+
+@quiet_opcheck
 @pytest.mark.parametrize("masked", [False, True], ids=["full", "lengths and resets"])
 @every_case
 def test_opcheck(cell: str, backend: str, masked: bool) -> None:
     torch.library.opcheck(torch.ops.fastrnn.scan_layer.default, (*_scan_arguments(cell, masked, backend), masked))
 
 
+@quiet_opcheck
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_the_scan_of_programs_exported_before(cell: str) -> None:
     """Its schema and its layout stay: what was stored calls it."""
