@@ -22,11 +22,14 @@ LENGTHS = {
 RESETS = {"none": None, "some": torch.rand(T, B, generator=torch.Generator().manual_seed(3)) < 0.3}
 
 
-@pytest.fixture(params=[1, 4 * H, 1 << 15], ids=["steps alone", "a few steps", "all steps"])
+BLOCKS = {"steps alone": 1, "a few steps": 4 * H, "all steps": 1 << 15}
+
+
+@pytest.fixture(params=BLOCKS)
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How many steps' coefficients and views are made at once."""
     for module in (aten_scan, aten_scan_backward):
-        monkeypatch.setattr(module, "BLOCK_ELEMENTS", request.param)
+        monkeypatch.setattr(module, "BLOCK_ELEMENTS", BLOCKS[request.param])
 
 
 def _tensors(cell: Cell, directions: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
@@ -37,12 +40,15 @@ def _tensors(cell: Cell, directions: int) -> tuple[Tensor, Tensor, Tensor | None
     return x, weight, bias, state
 
 
-@pytest.mark.usefixtures("block")
-@pytest.mark.parametrize("upstream", ["output", "final", "all"])
+@pytest.mark.parametrize(
+    ("block", "upstream"),
+    [*((block, "all") for block in BLOCKS), ("a few steps", "output"), ("a few steps", "final")],
+    indirect=["block"],
+)
 @pytest.mark.parametrize("resets", RESETS)
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("name", CELLS)
-def test_the_reference_defines_it(name: str, lengths: str, resets: str, upstream: str) -> None:
+def test_the_reference_defines_it(block: None, name: str, lengths: str, resets: str, upstream: str) -> None:
     cell, masks = CELLS[name], (LENGTHS[lengths], RESETS[resets])
     x, weight, bias, state = _tensors(cell, 2)
     x.requires_grad_()

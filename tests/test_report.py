@@ -45,8 +45,8 @@ def compile_all(cases: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-# Triton's first two numbers, architecture, cell, pass and H of the launches that spill all the same: they give way when they
-# are first compiled, but for the first, which is the only one that there is room for.
+# Triton's first two numbers, architecture, cell, pass and H of the launches that spill all the same: they give way when
+# they are first compiled, but for the first, which is the only one that there is room for.
 KNOWN_SPILLS = {
     ("3.9", "sm_80", "lstm", "backward", 2048),
     ("3.9", "sm_100", "gru_textbook", "backward", 768),
