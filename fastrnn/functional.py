@@ -315,10 +315,18 @@ def _backend(
     return name, torchs
 
 
+def _exporting() -> bool:
+    return torch.compiler.is_exporting()
+
+
+# Dynamo of torch 2.11 takes torch's function for True: so ask while it traces.
+_exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def _is_at_least(batch: int, most: int) -> bool:
     """Whether a batch has so many rows; under torch.compile, with a batch that varies, the one guard on
     it. What is exported or traced must serve every batch, and is not chosen by that of the example."""
-    if torch.compiler.is_exporting() or jit_tracing():
+    if _exporting() or jit_tracing():
         return False
     return batch >= most
 

@@ -373,6 +373,9 @@ class _Packing(nn.Module):
         return self.head(pad_packed_sequence(output)[0]), final
 
 
+@pytest.mark.skipif(
+    torch.__version__ < (2, 12), reason="after any break, torch 2.11's Dynamo fails in pad_packed_sequence"
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_dynamo_stays_out_of_a_call_with_a_packed_sequence(name: str) -> None:
     """One graph, of the layer after it; the call itself was five, and one more compilation for each size."""
