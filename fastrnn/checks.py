@@ -78,14 +78,17 @@ def checked_lengths(lengths: Tensor, time: int, batch: int | None, device: torch
         and torch._C._functorch.peek_interpreter_stack() is None
         and (lengths.device.type == "cpu" or _DEBUG.get())
     ):
-        low, high = (int(v) for v in lengths.aminmax()) if lengths.numel() else (0, 0)
+        values = lengths.reshape(-1).tolist()
+        low, high = min(values, default=0), max(values, default=0)
         if low < 0 or high > time:
             raise ValueError(
                 f"lengths should lie between 0 and the {time} time steps of the input, got {low} to {high}"
             )
     else:
         lengths = lengths.clamp(0, time)
-    return moved(lengths.reshape(-1).int(), device)
+    if batch is None:
+        lengths = lengths.reshape(1)
+    return moved(lengths.int(), device)
 
 
 def checked_resets(resets: Tensor, time: int, batch: int | None, batch_first: bool, device: torch.device) -> Tensor:

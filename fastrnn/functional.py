@@ -58,7 +58,7 @@ class Extras(NamedTuple):
     cells: bool = False
 
 
-_NO_EXTRAS = Extras()
+NO_EXTRAS = Extras()
 flops.register()  # the operators are defined by now
 
 
@@ -232,7 +232,7 @@ def problem_of(
     num_layers: int,
     bidirectional: bool,
     batch_sizes: Tensor | None,
-    extras: Extras = _NO_EXTRAS,
+    extras: Extras = NO_EXTRAS,
 ) -> Problem:
     """What `run` is asked with these arguments, as `fastrnn.dispatch` sees it, with T and B left open."""
     directions = 2 if bidirectional else 1
@@ -346,7 +346,7 @@ def _layer_is_faster(
     if resets is not None or keep_cells or input.device.type != "cpu" or cell.mode not in aten.MODES:
         return False
     if lengths is not None:
-        rows = int(lengths.sum())
+        rows = sum(lengths.tolist())  # an operator's call costs more
     elif batch_sizes is not None:
         time, rows = batch_sizes.numel(), input.shape[0]
     else:
@@ -372,7 +372,7 @@ def run(
     training: bool,
     bidirectional: bool,
     batch_sizes: Tensor | None = None,
-    extras: Extras = _NO_EXTRAS,
+    extras: Extras = NO_EXTRAS,
     backend: str = "auto",
     batch_first: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
@@ -564,6 +564,6 @@ def one_step(
     if torchs or onnx_layers.exporting():
         return aten.one_step(cell, input, hx, weights)
     states = tuple(h.unsqueeze(0) for h in hx)
-    _, final, _ = _layer(cell, input.unsqueeze(0), states, [weights], _NO_EXTRAS, chosen)
+    _, final, _ = _layer(cell, input.unsqueeze(0), states, [weights], NO_EXTRAS, chosen)
     # In place: a view could not be detached in place.
     return tuple(h.squeeze_(0) for h in final)

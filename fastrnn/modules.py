@@ -18,7 +18,7 @@ from fastrnn import functional, onnx_layers
 from fastrnn.cells import BY_MODE, CELLS, Cell
 from fastrnn.checks import checked_lengths, checked_resets
 from fastrnn.dispatch import Problem, check_name
-from fastrnn.functional import Extras
+from fastrnn.functional import NO_EXTRAS, Extras
 from fastrnn.packing import batch_of
 
 _OURS = ("backend", "reset_after")
@@ -141,7 +141,7 @@ class _Layers(nn.RNNBase):
     ) -> Extras:
         """Check what torch.nn has no argument for; `input` was checked before."""
         if lengths is None and resets is None:
-            return Extras(cells=cells)
+            return Extras(cells=True) if cells else NO_EXTRAS
         if isinstance(input, PackedSequence):
             name = "resets" if lengths is None else "lengths"
             raise ValueError(f"a PackedSequence takes no {name}: pass the padded input with lengths= instead")

@@ -43,7 +43,7 @@ _REFUSED = "torch.onnx.export of a fastrnn layer cannot express"
 
 def refuse_packed() -> None:
     """Raise RuntimeError, with a remedy, while torch.onnx.export records; before anything looks at the sizes."""
-    if torch.compiler.is_compiling() and exporting():
+    if torch.compiler.is_compiling() and _asked():
         raise RuntimeError(
             f"{_REFUSED} a PackedSequence: pass the padded input with lengths= instead, which ONNX's operators take, "
             "or export with dynamo=False"

@@ -75,12 +75,12 @@ def by_torchs_packed_layer(
     """`run` on a CPU for rows of unequal length; torch's layer takes none of length 0."""
     T, B, _ = input.shape
     lengths, order = lengths.sort(descending=True)
-    count = int(lengths.count_nonzero())
+    count = B - lengths.tolist().count(0)
     if count == 0:
         width = hx[0].shape[2] * (2 if options[-1] else 1)
         return input.new_zeros(T, B, width), tuple(h.clone() for h in hx)
-    rows = order[:count]
-    data, sizes = torch._VF._pack_padded_sequence(input.index_select(1, rows), lengths[:count].long(), False)
+    rows, lengths = (order, lengths.long()) if count == B else (order[:count], lengths[:count].long())
+    data, sizes = torch._VF._pack_padded_sequence(input.index_select(1, rows), lengths, False)
     states = tuple(h.index_select(1, rows) for h in hx)
     found, final = aten.layers(cell, data, sizes, states, *options)
     output, _ = torch._VF._pad_packed_sequence(found, sizes, False, 0.0, T)

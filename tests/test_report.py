@@ -46,9 +46,11 @@ def compile_all(cases: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
 
 
 # Triton's first two numbers, architecture, cell, pass and H of the launches that spill all the same: they give way when
-# they are first compiled, but for the first, which is the only one that there is room for.
+# they are first compiled, but for the LSTM's on sm_80, which is the only one that there is room for.
 KNOWN_SPILLS = {
+    ("3.8", "sm_80", "lstm", "backward", 2048),
     ("3.9", "sm_80", "lstm", "backward", 2048),
+    ("3.8", "sm_100", "lstm", "backward", 1024),
     ("3.9", "sm_100", "gru_textbook", "backward", 768),
 }
 
