@@ -194,9 +194,10 @@ def _run(step: Step, until: float, log: TextIO) -> int | str:
         errors="replace",
         start_new_session=True,
     )
-    assert process.stdout is not None
-    lines, heard, hung = _Lines(process.stdout), time.monotonic(), False
-    try:
+    lines, heard, hung = None, time.monotonic(), False
+    try:  # from here on: whatever ends this ends the command
+        assert process.stdout is not None
+        lines = _Lines(process.stdout)
         while True:
             now = time.monotonic()
             if now >= until:
@@ -212,9 +213,10 @@ def _run(step: Step, until: float, log: TextIO) -> int | str:
                 _say(text, log)
     finally:
         _kill(process, hung)
-        lines.thread.join(_GRACE_S)
-        while not lines.queue.empty():  # what it said when it was ended
-            _say(lines.queue.get() or "", log)
+        if lines is not None:
+            lines.thread.join(_GRACE_S)
+            while not lines.queue.empty():  # what it said when it was ended
+                _say(lines.queue.get() or "", log)
 
 
 def _again(ended: int | str, step: Step) -> bool:
