@@ -88,14 +88,14 @@ class _Cell(nn.RNNCellBase):
         except KeyError:  # a parametrized one
             return Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, None)
 
-    def _prepare(self, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _prepare(self, input: Tensor, hx: tuple[Tensor, ...] | None, count: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Check the arguments and give unbatched ones their batch axis: `(N, I)` and states `(N, H)`."""
         is_batched = input.dim() == 2
         if not is_batched:
             input = input.unsqueeze(0)
         if hx is None:
             zeros = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
-            hx = (zeros,) * self._cell().states
+            hx = (zeros,) * count
         elif not is_batched:
             hx = tuple(h.unsqueeze(0) for h in hx)
         return input, hx
@@ -105,8 +105,9 @@ class _Cell(nn.RNNCellBase):
         fits = hx is None or self._fits(input, hx)
         if not fits:
             self._check_states(input, hx)
-        batched, states = self._prepare(input, hx)
-        final = functional.one_step(self._cell(), batched, states, self._weights(), self.backend, fits)
+        cell = self._cell()
+        batched, states = self._prepare(input, hx, cell.states)
+        final = functional.one_step(cell, batched, states, self._weights(), self.backend, fits)
         # Copies: a view could not be detached in place.
         return final if batched is input else tuple(h.squeeze(0).clone() for h in final)
 
@@ -114,7 +115,7 @@ class _Cell(nn.RNNCellBase):
         """What `forward` would ask of a backend; for `fastrnn.explain`."""
         self._check_rank(input)
         states = None if hx is None else tuple(hx) if self._cell().states > 1 else (hx,)
-        batched, states = self._prepare(input, states)
+        batched, states = self._prepare(input, states, self._cell().states)
         problem = functional.one_step_problem(self._cell(), batched, states, self._weights())
         return dataclasses.replace(problem, time=1, batch=batched.shape[0], single=True)
 

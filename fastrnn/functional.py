@@ -289,19 +289,20 @@ _selected_at_tracing._dynamo_marked_constant = True  # type: ignore[attr-defined
 def _backend(
     backend: str, cell: Cell, input: Tensor, dtype: torch.dtype | None, grad: bool, batch: int, hidden: int,
     directions: int = 1, layers: int = 1, projection: int = 0, packed: bool = False, lengths: bool = False,
-    resets: bool = False, cells: bool = False, single: bool = False, evaluating: bool = False,
+    resets: bool = False, cells: bool = False, single: bool = False, evaluating: bool = False, compiling: bool = False,
 ) -> tuple[str, bool]:  # fmt: skip
     """The name of the backend that runs this, whatever T is, and whether torch's own layer does it all.
 
     Args:
         input: for its dtype and device.
         dtype: autocast's.
+        compiling: whether torch.compile is tracing.
         others: as in `Problem`.
     """
     dtype, device = dtype or input.dtype, input.device
     shape = (hidden, directions, layers, projection)
     asked = (packed, lengths, resets, cells)
-    if torch.compiler.is_compiling():
+    if compiling:
         name, torchs, most = _selected_at_tracing(
             backend, cell.name, dtype, device, *shape, grad, *asked, False, single, evaluating
         )
@@ -409,7 +410,7 @@ def run(
     grad = _needs_grad(flat_weights, hx, input)
     chosen, torchs = _backend(
         backend, cell, input, dtype, grad, hx[0].shape[1], hidden, D, num_layers, projection, batch_sizes is not None,
-        lengths is not None, resets is not None, keep_cells, evaluating=not training,
+        lengths is not None, resets is not None, keep_cells, evaluating=not training, compiling=compiling,
     )  # fmt: skip
     if dtype is not None:
         # Here, not below Python: there cuDNN's layers run in float16 whatever autocast's dtype, and the CPU's in part.
@@ -548,10 +549,15 @@ def one_step(
 ) -> tuple[Tensor, ...]:
     """One time step of one layer: `(B, I)` and states `(B, H)` to new states `(B, H)`; `checked` if those are known to
     have the input's batch, dtype and device, of which torch's own cells look at a part."""
-    dtype = _autocast_dtype(input)
-    grad = _needs_grad(weights, hx, input)
+    # Asked here, not in functions of their own: a step's time is mostly such calls.
+    dtype = _autocast_dtype(input) if torch._C._is_any_autocast_enabled() else None
+    grad = torch.is_grad_enabled() and _needs_grad(weights, hx, input)
+    compiling = torch.compiler.is_compiling()
+    hidden = weights.hh.shape[1]
+    if not compiling and torch._C._is_tracing():
+        hidden = _plain(hidden)
     chosen, torchs = _backend(
-        backend, cell, input, dtype, grad, input.shape[0], _plain(weights.hh.shape[1]), single=True
+        backend, cell, input, dtype, grad, input.shape[0], hidden, single=True, compiling=compiling
     )
     if dtype is not None:
         hx = tuple(h.to(dtype) for h in hx)
