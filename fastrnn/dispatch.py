@@ -27,9 +27,10 @@ class Problem:
         cell: the cell.
         dtype: of the computation (autocast's, where it is on).
         device: where the tensors are.
-        time, batch, hidden: sizes; `time` is the longest sequence's. What runs never depends on it, and on the batch
-            only in that torch's kernels take many rows (`handover`): 0 where they are left open, as in the choice that
-            a call looks up, which has the batch to compare with beside it.
+        time, batch, hidden: sizes; `time` is the longest sequence's. Which backend runs never depends on it, and on the
+            batch only in that torch's kernels take many rows (`handover`): 0 where they are left open, as in the choice
+            that a call looks up, which has the batch to compare with beside it. Within the aten backend both decide, by
+            `rows`, what trains rows of unequal length on a CPU (`packed_cost`).
         directions: 1, or 2 for a bidirectional layer.
         layers: how many layers are stacked.
         projection: LSTM's `proj_size`, or 0.
