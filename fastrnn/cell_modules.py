@@ -18,6 +18,8 @@ from fastrnn.dispatch import Problem, check_name
 from fastrnn.functional import Weights
 from fastrnn.modules import fx_leaf, torch_twin
 
+_BY_NONLINEARITY = {"tanh": BY_MODE["RNN_TANH"], "relu": BY_MODE["RNN_RELU"]}
+
 
 class _Cell(nn.RNNCellBase):
     """What the three cells share."""
@@ -219,6 +221,7 @@ class RNNCell(_SingleStateCell):
         self.nonlinearity = nonlinearity
 
     def _cell(self) -> Cell:
-        if self.nonlinearity not in ("tanh", "relu"):
+        cell = _BY_NONLINEARITY.get(self.nonlinearity)
+        if cell is None:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        return BY_MODE[f"RNN_{self.nonlinearity.upper()}"]
+        return cell
