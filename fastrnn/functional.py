@@ -346,12 +346,13 @@ def _layer_is_faster(
     lengths, resets, keep_cells = extras
     if resets is not None or keep_cells or input.device.type != "cpu" or cell.mode not in aten.MODES:
         return False
-    if lengths is not None:
-        rows = sum(lengths.tolist())  # an operator's call costs more
-    elif batch_sizes is not None:
-        time, rows = batch_sizes.numel(), input.shape[0]
-    else:
+    if batch_sizes is not None:
+        time = batch_sizes.shape[0]
+    elif lengths is None:
         return False
+    if time < packed_cost.scan_from(cell.mode, batch, hidden, directions):
+        return True
+    rows = input.shape[0] if lengths is None else sum(lengths.tolist())  # an operator's call costs more
     return packed_cost.layer_is_faster(cell.mode, time, batch, rows, hidden, directions)
 
 
@@ -405,9 +406,9 @@ def run(
     recording = not compiling and torch._C._is_tracing()
     rows = flat_weights[0].shape[0]
     hidden = (_plain(rows) if recording else rows) // cell.gates
-    dtype = _autocast_dtype(input)
+    dtype = _autocast_dtype(input) if torch._C._is_any_autocast_enabled() else None
     lengths, resets, keep_cells = extras
-    grad = _needs_grad(flat_weights, hx, input)
+    grad = torch.is_grad_enabled() and _needs_grad(flat_weights, hx, input)
     chosen, torchs = _backend(
         backend, cell, input, dtype, grad, hx[0].shape[1], hidden, D, num_layers, projection, batch_sizes is not None,
         lengths is not None, resets is not None, keep_cells, evaluating=not training, compiling=compiling,

@@ -111,6 +111,19 @@ class TestChoice:
             assert chosen[0]
             assert not chosen[-1]
 
+    @pytest.mark.parametrize("mode", ["LSTM", "GRU", "RNN_TANH"])
+    def test_few_steps_are_known_without_the_lengths(self, mode: str) -> None:
+        """Below `scan_from` no lengths make the scan the faster one; from there on, some do, within an eighth."""
+        for batch, hidden, directions in itertools.product((1, 4, 64), (32, 256), (1, 2)):
+            sizes = (mode, batch, hidden, directions)
+            first = packed_cost.scan_from(*sizes)
+            for time in range(1, first):
+                for rows in (0, time, time * batch // 2, time * batch):
+                    assert packed_cost.layer_is_faster(mode, time, batch, rows, hidden, directions)
+            later = first + first // 8 + 1
+            ends = [packed_cost.layer_is_faster(mode, later, batch, n, hidden, directions) for n in (0, later * batch)]
+            assert not all(ends)
+
     @pytest.mark.parametrize("packed", [False, True])
     @pytest.mark.parametrize(("time", "scans"), [(4, False), (300, True)])
     def test_a_layer_makes_it(self, time: int, scans: bool, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
