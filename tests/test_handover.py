@@ -224,6 +224,24 @@ def test_the_documented_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_h100")
+def test_the_notes_have_the_models_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table of many rows in bench/NOTES.md."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    text = (Path(__file__).resolve().parent.parent / "bench" / "NOTES.md").read_text()
+    table = text[text.index("| cell, dtype, H | B | ours |") :].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == 5
+    for line in table:
+        name, batch, *figures = (cell.strip() for cell in line.strip("| ").split("|"))
+        cell, dtype, hidden = name.lower().split()
+        kind = dataclasses.replace(
+            MANY, cell=CELLS[cell], hidden=int(hidden), dtype=getattr(torch, dtype.replace("tf32", "float32"))
+        )
+        times = handover.times_us(dataclasses.replace(kind, batch=int(batch)))
+        assert times is not None
+        assert figures == [*(f"{us:.1f}" for us in times), str(handover.torchs_from(kind))], line
+
+
+@pytest.mark.usefixtures("_h100")
 def test_the_choice_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     assert select(MANY).name == "aten"
