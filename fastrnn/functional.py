@@ -73,7 +73,7 @@ def _group(flat_weights: Sequence[Tensor], has_bias: bool, projected: bool, dire
     return [groups[i : i + directions] for i in range(0, len(groups), directions)]
 
 
-def _check_tensors(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+def check_tensors(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
     """What torch's own layers refuse below Python, in their words."""
     for name, tensors in (("hidden", hx), ("parameter", weights)):
         for tensor in tensors:
@@ -350,10 +350,11 @@ def _layer_is_faster(
         time = batch_sizes.shape[0]
     elif lengths is None:
         return False
-    if time < packed_cost.scan_from(cell.mode, batch, hidden, directions):
+    sizes, margin = (hidden, directions), packed_cost.MARGIN
+    if time < packed_cost.scan_from(cell.mode, batch, *sizes, margin):
         return True
     rows = input.shape[0] if lengths is None else sum(lengths.tolist())  # an operator's call costs more
-    return packed_cost.layer_is_faster(cell.mode, time, batch, rows, hidden, directions)
+    return packed_cost.layer_is_faster(cell.mode, time, batch, rows, *sizes, margin)
 
 
 def _dropout(input: Tensor, probability: float, padding: Padding | None) -> Tensor:
@@ -408,7 +409,7 @@ def run(
     hidden = (_plain(rows) if recording else rows) // cell.gates
     dtype = _autocast_dtype(input) if torch._C._is_any_autocast_enabled() else None
     lengths, resets, keep_cells = extras
-    grad = torch.is_grad_enabled() and _needs_grad(flat_weights, hx, input)
+    grad = torch.is_grad_enabled() and (flat_weights[0].requires_grad or _needs_grad(flat_weights, hx, input))
     chosen, torchs = _backend(
         backend, cell, input, dtype, grad, hx[0].shape[1], hidden, D, num_layers, projection, batch_sizes is not None,
         lengths is not None, resets is not None, keep_cells, evaluating=not training, compiling=compiling,
@@ -449,14 +450,12 @@ def run(
         torchs = torchs or whole
     options = (flat_weights, has_bias, num_layers, dropout, training, bidirectional)
     if torchs and not traced and lengths is None:
-        if batch_sizes is not None:
-            _check_tensors(input, hx, ())  # which torch does of padded input alone
         return *aten.layers(cell, input, batch_sizes, hx, *options, batch_first), None
     if batch_first:
         input = input.transpose(0, 1)
     if batch_sizes is None and input.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    _check_tensors(input, hx, flat_weights)
+    check_tensors(input, hx, flat_weights)
     # by_torchs_packed_layer looks at lengths, which a trace would make constants of.
     if torchs and not traced and lengths is not None and not recording:
         output, states = by_torchs_packed_layer(cell, input, hx, options, lengths)
@@ -567,7 +566,7 @@ def one_step(
             return one_step(cell, input.to(dtype), hx, weights, chosen)
     if not (torchs and checked):
         _check_step(cell, input, hx, weights)
-        _check_tensors(input, hx, [w for w in weights if w is not None])
+        check_tensors(input, hx, [w for w in weights if w is not None])
     if torchs or onnx_layers.exporting():
         return aten.one_step(cell, input, hx, weights)
     states = tuple(h.unsqueeze(0) for h in hx)

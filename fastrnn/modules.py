@@ -120,12 +120,14 @@ class _Layers(nn.RNNBase):
         if hx is not None:
             self._check_kind(hx)
         if isinstance(input, PackedSequence):
-            onnx_layers.refuse_packed()
             data, batch_sizes, sorted_indices, _ = input
             if hx is None:
                 hx = self._initial(data, batch_of(batch_sizes))
+                self.check_forward_args(data, hx, batch_sizes)
+                return data, hx, batch_sizes
             # Before the permutation: indexing would hide a batch that is too large.
             self.check_forward_args(data, hx, batch_sizes)
+            functional.check_tensors(data, self._states(hx), ())  # which torch does of padded input alone
             return data, self.permute_hidden(hx, sorted_indices), batch_sizes
         self._check_rank(input)
         is_batched = input.dim() == 3
@@ -141,7 +143,7 @@ class _Layers(nn.RNNBase):
     ) -> Extras:
         """Check what torch.nn has no argument for; `input` was checked before."""
         if lengths is None and resets is None:
-            return Extras(cells=True) if cells else NO_EXTRAS
+            return Extras(cells=cells)
         if isinstance(input, PackedSequence):
             name = "resets" if lengths is None else "lengths"
             raise ValueError(f"a PackedSequence takes no {name}: pass the padded input with lengths= instead")
@@ -165,39 +167,25 @@ class _Layers(nn.RNNBase):
         """Run the layers over a sequence; arguments and results as in the class's documentation."""
         if isinstance(input, torch.fx.Proxy):
             return fx_leaf(self, input, hx, lengths=lengths, resets=resets)
-        if isinstance(input, PackedSequence) and torch.compiler.is_dynamo_compiling():
-            from fastrnn.uncompiled import packed_forward
-
-            packed: tuple[Any, Any] = packed_forward(self, input, hx, lengths=lengths, resets=resets)
-            return packed
         output, final, _ = self._forward(input, hx, lengths, resets, False)
         return output, final
 
     def _forward(
         self, input: Tensor | PackedSequence, hx: Any, lengths: Tensor | None, resets: Tensor | None, keep_cells: bool
     ) -> tuple[Any, Any, Any]:
-        output, final, cells = self._run(*self._prepare(input, hx), self._extras(input, lengths, resets, keep_cells))
-        if isinstance(input, PackedSequence):
-            _, batch_sizes, sorted_indices, unsorted_indices = input
-            packed = [
-                None if data is None else PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
-                for data in (output, cells)
-            ]
-            return packed[0], self.permute_hidden(final, unsorted_indices), packed[1]
-        if input.dim() != 3:
-            # Copies, small ones, of a single row: views could not be detached in place.
-            batch_dim = 0 if self.batch_first else 1
-            output = output.squeeze(batch_dim).clone()
-            cells = None if cells is None else cells.squeeze(batch_dim).clone()
-            final = tuple(h.squeeze(1).clone() for h in final) if isinstance(final, tuple) else final.squeeze(1).clone()
-        return output, final, cells
+        if isinstance(input, PackedSequence) and torch.compiler.is_compiling():
+            onnx_layers.refuse_packed()
+            if torch.compiler.is_dynamo_compiling():
+                from fastrnn.uncompiled import packed_forward
 
-    def _run(
-        self, input: Tensor, hx: Any, batch_sizes: Tensor | None, extras: Extras
-    ) -> tuple[Tensor, Any, Tensor | None]:
-        output, final, cells = functional.run(
+                packed: tuple[Any, Any, Any] = packed_forward(self, input, hx, lengths, resets, keep_cells)
+                return packed
+        data, hx, batch_sizes = self._prepare(input, hx)
+        plain = lengths is None and resets is None and not keep_cells
+        extras = NO_EXTRAS if plain else self._extras(input, lengths, resets, keep_cells)
+        output, states, cells = functional.run(
             self._cell(),
-            input,
+            data,
             self._states(hx),
             self._weights(),
             self.bias,
@@ -210,7 +198,18 @@ class _Layers(nn.RNNBase):
             self.backend,
             self.batch_first and batch_sizes is None,
         )
-        return output, final if len(final) > 1 else final[0], cells
+        final: Any = states if len(states) > 1 else states[0]
+        if isinstance(input, PackedSequence):
+            places = input[1:]
+            packed_cells = None if cells is None else PackedSequence(cells, *places)
+            return PackedSequence(output, *places), self.permute_hidden(final, places[2]), packed_cells
+        if input.dim() != 3:
+            # Copies, small ones, of a single row: views could not be detached in place.
+            batch_dim = 0 if self.batch_first else 1
+            output = output.squeeze(batch_dim).clone()
+            cells = None if cells is None else cells.squeeze(batch_dim).clone()
+            final = tuple(h.squeeze(1).clone() for h in final) if isinstance(final, tuple) else final.squeeze(1).clone()
+        return output, final, cells
 
     def _problem(
         self,
@@ -306,12 +305,6 @@ class LSTM(_Layers):
         """Run the layers over a sequence; arguments and results as in the class's documentation."""
         if isinstance(input, torch.fx.Proxy):
             return fx_leaf(self, input, hx, lengths=lengths, resets=resets, return_cells=return_cells)
-        if isinstance(input, PackedSequence) and torch.compiler.is_dynamo_compiling():
-            from fastrnn.uncompiled import packed_forward
-
-            options = {"lengths": lengths, "resets": resets, "return_cells": return_cells}
-            packed: tuple[Any, ...] = packed_forward(self, input, hx, **options)
-            return packed
         results = self._forward(input, hx, lengths, resets, return_cells)
         return results if return_cells else results[:2]
 

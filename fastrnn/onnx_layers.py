@@ -42,8 +42,9 @@ _REFUSED = "torch.onnx.export of a fastrnn layer cannot express"
 
 
 def refuse_packed() -> None:
-    """Raise RuntimeError, with a remedy, while torch.onnx.export records; before anything looks at the sizes."""
-    if torch.compiler.is_compiling() and _asked():
+    """Raise RuntimeError, with a remedy, where something that traces is torch.onnx.export; before anything looks at the
+    sizes."""
+    if _asked():
         raise RuntimeError(
             f"{_REFUSED} a PackedSequence: pass the padded input with lengths= instead, which ONNX's operators take, "
             "or export with dynamo=False"

@@ -60,7 +60,7 @@ def padding_of(time: int, lengths: Tensor, device: torch.device) -> Padding:
 
 def batch_of(batch_sizes: Tensor) -> Any:
     """How many rows a PackedSequence has; while torch.jit.trace records a tensor, so that the trace holds for any."""
-    return batch_sizes[0] if jit_tracing() else int(batch_sizes[0])
+    return batch_sizes[0] if torch._C._is_tracing() else int(batch_sizes[0])
 
 
 def lengths_of(batch_sizes: Tensor) -> Tensor:

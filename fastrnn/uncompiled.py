@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 
-def _packed_forward(layer: Any, *args: Any, **options: Any) -> Any:
-    return layer.forward(*args, **options)
+def _packed_forward(layer: Any, *args: Any) -> Any:
+    return layer._forward(*args)
 
 
 # A layer's call with a PackedSequence, whose sizes are data: traced, it would fall apart into a dozen graphs.

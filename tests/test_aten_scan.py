@@ -104,7 +104,9 @@ class TestChoice:
     def test_turns_once_with_the_length(self, mode: str) -> None:
         for batch, hidden, directions in itertools.product((1, 4, 64), (32, 256), (1, 2)):
             chosen = [
-                packed_cost.layer_is_faster(mode, time, batch, batch * time // 2, hidden, directions)
+                packed_cost.layer_is_faster(
+                    mode, time, batch, batch * time // 2, hidden, directions, packed_cost.MARGIN
+                )
                 for time in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
             ]
             assert chosen == sorted(chosen, reverse=True)
@@ -116,12 +118,15 @@ class TestChoice:
         """Below `scan_from` no lengths make the scan the faster one; from there on, some do, within an eighth."""
         for batch, hidden, directions in itertools.product((1, 4, 64), (32, 256), (1, 2)):
             sizes = (mode, batch, hidden, directions)
-            first = packed_cost.scan_from(*sizes)
+            first = packed_cost.scan_from(*sizes, packed_cost.MARGIN)
             for time in range(1, first):
                 for rows in (0, time, time * batch // 2, time * batch):
-                    assert packed_cost.layer_is_faster(mode, time, batch, rows, hidden, directions)
+                    assert packed_cost.layer_is_faster(mode, time, batch, rows, hidden, directions, packed_cost.MARGIN)
             later = first + first // 8 + 1
-            ends = [packed_cost.layer_is_faster(mode, later, batch, n, hidden, directions) for n in (0, later * batch)]
+            ends = [
+                packed_cost.layer_is_faster(mode, later, batch, n, hidden, directions, packed_cost.MARGIN)
+                for n in (0, later * batch)
+            ]
             assert not all(ends)
 
     @pytest.mark.parametrize("packed", [False, True])

@@ -59,7 +59,7 @@ def lacks(problem: Problem) -> str | None:
     # On a CPU the lengths can be looked at, so that torch's packed layer can do it.
     if (problem.lengths or problem.packed) and on_host and problem.grad:
         sizes = (problem.cell.mode, problem.time, problem.batch, problem.rows, problem.hidden, problem.directions)
-        if problem.rows and packed_cost.layer_is_faster(*sizes):
+        if problem.rows and packed_cost.layer_is_faster(*sizes, packed_cost.MARGIN):
             return None
         what = "packed input" if problem.packed else "lengths"
         return f"{what}, whose gradient takes torch's layer time quadratic in T"

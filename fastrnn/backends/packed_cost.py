@@ -58,28 +58,22 @@ def estimates(mode: str, time: int, batch: int, rows: int, hidden: int, directio
     return _TORCH[cell].time(*sizes), _SCAN[cell].time(*sizes)
 
 
-def layer_is_faster(mode: str, time: int, batch: int, rows: int, hidden: int, directions: int) -> bool:
-    """Whether torch's layer is to run it."""
-    return _layer_is_faster(mode, time, batch, rows, hidden, directions, MARGIN)
-
-
-def scan_from(mode: str, batch: int, hidden: int, directions: int) -> int:
-    """How many time steps there are at least where the scan is taken, whatever the lengths: below, a call need not look
-    at them, for microseconds that would count there."""
-    return _scan_from(mode, batch, hidden, directions, MARGIN)
-
-
-def _layer_is_faster(mode: str, time: int, batch: int, rows: int, hidden: int, directions: int, margin: float) -> bool:
+def layer_is_faster(mode: str, time: int, batch: int, rows: int, hidden: int, directions: int, margin: float) -> bool:
+    """Whether torch's layer is to run it: where the scan is not faster by more than `margin`, which is MARGIN."""
     torchs, scan = estimates(mode, time, batch, rows, hidden, directions)
     return torchs < margin * scan
 
 
 @functools.lru_cache(maxsize=4096)
-def _scan_from(mode: str, batch: int, hidden: int, directions: int, margin: float) -> int:
-    """In steps of an eighth. At a given T both times are linear in the rows, of which none and all are the extremes."""
+def scan_from(mode: str, batch: int, hidden: int, directions: int, margin: float) -> int:
+    """How many time steps there are at least where the scan is taken, whatever the lengths: below, a call need not look
+    at them, for microseconds that would count there. Found in steps of an eighth.
+
+    At a given T both times are linear in the rows' steps, of which none and all are the extremes.
+    """
     time, tried = 0, 1
     while tried < _LONGEST:
-        if not all(_layer_is_faster(mode, tried, batch, n, hidden, directions, margin) for n in (0, tried * batch)):
+        if not all(layer_is_faster(mode, tried, batch, n, hidden, directions, margin) for n in (0, tried * batch)):
             break
         time, tried = tried, tried + max(1, tried // 8)
     return time + 1
