@@ -67,10 +67,11 @@ def checked_lengths(lengths: Tensor, time: int, batch: int | None, device: torch
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths should be a tensor of integers, got {lengths.dtype}")
     expected = () if batch is None else (batch,)
-    if tuple(lengths.shape) != expected:
+    if lengths.shape != expected:
         raise ValueError(f"lengths should have shape {expected}, one per row of the batch, got {tuple(lengths.shape)}")
-    # T may be more than a narrow dtype holds, and unsigned ones lack operators.
-    lengths = lengths.long()
+    if lengths.dtype != torch.int64:
+        # T may be more than a narrow dtype holds, and unsigned ones lack operators.
+        lengths = lengths.long()
     # Neither tracers nor torch.func.vmap know values.
     tracing = torch.compiler.is_compiling() or jit_tracing()
     if (
@@ -78,7 +79,7 @@ def checked_lengths(lengths: Tensor, time: int, batch: int | None, device: torch
         and torch._C._functorch.peek_interpreter_stack() is None
         and (lengths.device.type == "cpu" or _DEBUG.get())
     ):
-        values = lengths.reshape(-1).tolist()
+        values = [lengths.item()] if batch is None else lengths.tolist()
         low, high = min(values, default=0), max(values, default=0)
         if low < 0 or high > time:
             raise ValueError(

@@ -122,9 +122,8 @@ class _Layers(nn.RNNBase):
         if isinstance(input, PackedSequence):
             data, batch_sizes, sorted_indices, _ = input
             if hx is None:
-                hx = self._initial(data, batch_of(batch_sizes))
-                self.check_forward_args(data, hx, batch_sizes)
-                return data, hx, batch_sizes
+                self.check_input(data, batch_sizes)
+                return data, self._initial(data, batch_of(batch_sizes)), batch_sizes
             # Before the permutation: indexing would hide a batch that is too large.
             self.check_forward_args(data, hx, batch_sizes)
             functional.check_tensors(data, self._states(hx), ())  # which torch does of padded input alone
@@ -134,7 +133,10 @@ class _Layers(nn.RNNBase):
         batch_dim = 0 if self.batch_first else 1
         if not is_batched:
             input = input.unsqueeze(batch_dim)
-        hx = self._initial(input, input.size(batch_dim)) if hx is None else self._batch_hidden(hx, is_batched)
+        if hx is None:
+            self.check_input(input, None)
+            return input, self._initial(input, input.size(batch_dim)), None
+        hx = self._batch_hidden(hx, is_batched)
         self.check_forward_args(input, hx, None)
         return input, hx, None
 

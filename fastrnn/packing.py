@@ -74,18 +74,29 @@ def by_torchs_packed_layer(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """`run` on a CPU for rows of unequal length; torch's layer takes none of length 0."""
     T, B, _ = input.shape
-    lengths, order = lengths.sort(descending=True)
-    count = B - lengths.tolist().count(0)
+    values = lengths.tolist()
+    count = B - values.count(0)
     if count == 0:
         width = hx[0].shape[2] * (2 if options[-1] else 1)
         return input.new_zeros(T, B, width), tuple(h.clone() for h in hx)
-    rows, lengths = (order, lengths.long()) if count == B else (order[:count], lengths[:count].long())
-    data, sizes = torch._VF._pack_padded_sequence(input.index_select(1, rows), lengths, False)
-    states = tuple(h.index_select(1, rows) for h in hx)
+    rows, states = None, hx
+    if values != sorted(values, reverse=True):
+        lengths, rows = lengths.sort(descending=True)
+    if count < B:
+        lengths, rows = lengths[:count], torch.arange(count) if rows is None else rows[:count]
+    if rows is not None:
+        input = input.index_select(1, rows)
+        # Both of an LSTM's default states are one tensor.
+        states = (
+            (hx[0].index_select(1, rows),) * len(hx) if hx[0] is hx[-1] else tuple(h.index_select(1, rows) for h in hx)
+        )
+    data, sizes = torch._VF._pack_padded_sequence(input, lengths.long(), False)
     found, final = aten.layers(cell, data, sizes, states, *options)
     output, _ = torch._VF._pad_packed_sequence(found, sizes, False, 0.0, T)
+    if rows is None:
+        return output, final
     if count == B:
-        back = torch.empty_like(order).scatter_(0, order, torch.arange(B, device=order.device))
+        back = torch.empty_like(rows).scatter_(0, rows, torch.arange(B))
         return output.index_select(1, back), tuple(f.index_select(1, back) for f in final)
     padded = output.new_zeros(T, B, output.shape[2]).index_copy(1, rows, output)
     return padded, tuple(h.index_copy(1, rows, f) for h, f in zip(hx, final, strict=True))
