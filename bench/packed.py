@@ -7,6 +7,7 @@ thread, which other programs of the machine disturb less than the clock.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -28,7 +29,8 @@ from fastrnn.bench.table import Column, emit, heading, line
 
 CELLS = ("LSTM", "GRU", "RNN")
 TIMES, BATCHES, HIDDEN = (4, 10, 25, 60, 150, 400), (4, 16, 64), (32, 96, 256)
-_LEAST, _SECONDS, _MOST_SECONDS = 5, 0.4, 4.0  # calls of each, unless that takes too long, and for how long at least
+_MADE = 5  # times that the layers are made anew, and each time
+_LEAST, _SECONDS, _MOST_SECONDS = 3, 0.1, 0.8  # calls of each, unless that takes too long, and for how long at least
 COLUMNS = (
     Column("cell", 4, right=False),
     Column("dirs", 4),
@@ -68,21 +70,25 @@ def _calls(cell: str, directions: int, hidden: int, lengths: torch.Tensor, packe
     return [lambda: through_packing(theirs), scan, chosen]
 
 
-def _in_turn(calls: Sequence[Callable[[], None]]) -> list[float]:
-    """Median microseconds of each."""
-    samples: list[list[float]] = [[] for _ in calls]
-    for call in calls:
-        call()
-    begin = time.monotonic()
-    while (
-        not samples[0]
-        or (elapsed := time.monotonic() - begin) < _SECONDS
-        or (len(samples[0]) < _LEAST and elapsed < _MOST_SECONDS)
-    ):
-        for call, own in zip(calls, samples, strict=True):
-            start = time.process_time()
+def _in_turn(make: Callable[[], Sequence[Callable[[], None]]]) -> list[float]:
+    """Median microseconds of each call that `make` gives, made anew several times: where a layer's tensors happen to
+    lie in memory changes its time by some 5 %, for as long as it lives."""
+    samples: list[list[float]] = []
+    for _ in range(_MADE):
+        calls = make()
+        samples = samples or [[] for _ in calls]
+        for call in calls:
             call()
-            own.append(time.process_time() - start)
+        begin, before = time.monotonic(), len(samples[0])
+        while (
+            (count := len(samples[0]) - before) == 0
+            or (elapsed := time.monotonic() - begin) < _SECONDS
+            or (count < _LEAST and elapsed < _MOST_SECONDS)
+        ):
+            for call, own in zip(calls, samples, strict=True):
+                start = time.process_time()
+                call()
+                own.append(time.process_time() - start)
     return [1e6 * statistics.median(own) for own in samples]
 
 
@@ -94,10 +100,10 @@ def measure(times: Sequence[int], batches: Sequence[int], hidden: Sequence[int])
         lengths = torch.randint(1, T + 1, (B,), generator=generator)
         lengths[B // 2] = T
         packed = len(cell) % 2 == directions % 2  # half of the rows each
-        theirs, scanning, ours = _calls(cell, directions, H, lengths, packed)
+        made = functools.partial(_calls, cell, directions, H, lengths, packed)
         # The scan apart: whatever came after it would find the caches full of Python.
-        torchs, chosen = _in_turn((theirs, ours))
-        (scan,) = _in_turn((scanning,))
+        torchs, chosen = _in_turn(lambda: made()[::2])
+        (scan,) = _in_turn(lambda: made()[1:2])
         yield {
             "cell": cell, "directions": directions, "H": H, "B": B, "T": T, "rows": int(lengths.sum()),
             "as": "packed" if packed else "lengths", "torch_us": torchs, "scan_us": scan, "fastrnn_us": chosen,
