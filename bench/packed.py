@@ -70,12 +70,12 @@ def _calls(cell: str, directions: int, hidden: int, lengths: torch.Tensor, packe
     return [lambda: through_packing(theirs), scan, chosen]
 
 
-def _in_turn(make: Callable[[], Sequence[Callable[[], None]]]) -> list[float]:
-    """Median microseconds of each call that `make` gives, made anew several times: where a layer's tensors happen to
-    lie in memory changes its time by some 5 %, for as long as it lives."""
+def _in_turn(make: Callable[[], Sequence[Callable[[], None]]], which: slice) -> list[float]:
+    """Median microseconds of the calls that `make` gives, of those `which` says, made anew several times: where a
+    layer's tensors happen to lie in memory changes its time by some 5 %, for as long as it lives."""
     samples: list[list[float]] = []
     for _ in range(_MADE):
-        calls = make()
+        calls = make()[which]
         samples = samples or [[] for _ in calls]
         for call in calls:
             call()
@@ -102,8 +102,8 @@ def measure(times: Sequence[int], batches: Sequence[int], hidden: Sequence[int])
         packed = len(cell) % 2 == directions % 2  # half of the rows each
         made = functools.partial(_calls, cell, directions, H, lengths, packed)
         # The scan apart: whatever came after it would find the caches full of Python.
-        torchs, chosen = _in_turn(lambda: made()[::2])
-        (scan,) = _in_turn(lambda: made()[1:2])
+        torchs, chosen = _in_turn(made, slice(0, 3, 2))
+        (scan,) = _in_turn(made, slice(1, 2))
         yield {
             "cell": cell, "directions": directions, "H": H, "B": B, "T": T, "rows": int(lengths.sum()),
             "as": "packed" if packed else "lengths", "torch_us": torchs, "scan_us": scan, "fastrnn_us": chosen,
