@@ -72,7 +72,7 @@ def _calls(cell: str, directions: int, hidden: int, lengths: torch.Tensor, packe
 
 def _in_turn(make: Callable[[], Sequence[Callable[[], None]]], which: slice) -> list[float]:
     """Median microseconds of the calls that `make` gives, of those `which` says, made anew several times: where a
-    layer's tensors happen to lie in memory changes its time by some 5 %, for as long as it lives."""
+    layer's tensors happen to lie in memory changes its time for as long as it lives."""
     samples: list[list[float]] = []
     for _ in range(_MADE):
         calls = make()[which]

@@ -150,3 +150,27 @@ def test_an_output_changed_in_place_before_backward_is_noticed(backend: str) -> 
     output.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         output.sum().backward()
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("values", [[5, 3, 2], [5, 5, 5], [5, 2, 0], [2, 5, 0], [2, 5, 3]])
+@pytest.mark.parametrize("mode", ["LSTM", "GRU", "RNN"])
+def test_rows_through_torchs_packed_layer(mode: str, values: list[int], batch_first: bool, given: bool) -> None:
+    """Longest first, nothing is sorted: the same numbers as the reference's, and tensors of their own still."""
+    layer = getattr(fastrnn, mode)(4, 6, num_layers=2, bidirectional=True, batch_first=batch_first)
+    peer = getattr(fastrnn, mode)(4, 6, num_layers=2, bidirectional=True, batch_first=batch_first, backend="reference")
+    peer.load_state_dict(layer.state_dict())
+    x = torch.randn(*((3, 5) if batch_first else (5, 3)), 4)
+    h = torch.randn(4, 3, 6)
+    hx = None if not given else (h, torch.randn(4, 3, 6)) if mode == "LSTM" else h
+    results = []
+    for own in (layer, peer):
+        output, final = own(x, hx, lengths=torch.tensor(values))
+        states = final if isinstance(final, tuple) else (final,)
+        loss = output.square().sum() + sum(s.square().sum() for s in states)
+        results.append((output, *states, *torch.autograd.grad(loss, list(own.parameters()))))
+        for tensor in (output, *states):
+            tensor.detach_()
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
