@@ -125,11 +125,9 @@ def scan(
     dtype = x.dtype
     x, weight, state = (tensor.to(computed(dtype)) for tensor in (x, weight, state))
     T, B, D, _, H = x.shape
-    # Past its length a row is zero and nothing else is written there.
-    new = torch.empty if lengths is None else torch.zeros
-    output = new((T, B, D, H), dtype=x.dtype, device=x.device)
-    cells = new((T, B, D, cell.states - 1, H) if save or keep_cells else (0,), dtype=x.dtype, device=x.device)
-    saved = new((T, B, D, cell.saved, H) if save else (0,), dtype=x.dtype, device=x.device)
+    output = x.new_empty((T, B, D, H))
+    cells = x.new_empty((T, B, D, cell.states - 1, H) if save or keep_cells else (0,))
+    saved = x.new_empty((T, B, D, cell.saved, H) if save else (0,))
     final = state.clone(memory_format=torch.contiguous_format)
     for plan in plans(x, lengths, resets):
         d = plan.direction
@@ -167,7 +165,11 @@ def _forward(
     empty = tuple(i[:0] for i in initial)
     present_at = None if plan.present is None or plan.sorted else plan.present.unbind(0)
     current: State = ()
-    for start, stop in plan.blocks(BLOCK_ELEMENTS // H):
+    blocks = plan.blocks(BLOCK_ELEMENTS // H)
+    for place in kept:
+        if place is not None:
+            zero_past(place, plan, blocks)
+    for start, stop in blocks:
         width = plan.rows[start]
         # All of a block's views at once, and a copy of what the products are added to: both cost more step by step.
         own = x[start:stop, :width]
@@ -214,6 +216,13 @@ def _forward(
             _keep(others, start, [now[1:] for now, _ in steps], absent)
         if gates is not None:
             _keep(gates, start, [saved for _, saved in steps], absent)
+
+
+def zero_past(place: Tensor, plan: Plan, blocks: list[tuple[int, int]]) -> None:
+    """Zero in a `(T, B, ...)` tensor where no block writes."""
+    for start, stop in blocks:
+        place[start:stop, plan.rows[start] :].zero_()
+    place[max((stop for _, stop in blocks), default=0) :].zero_()
 
 
 def _keep(place: Tensor, start: int, values: list[State], absent: Tensor | None) -> None:

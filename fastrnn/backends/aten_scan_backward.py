@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from fastrnn.backends.aten_scan import BLOCK_ELEMENTS, Plan, computed, plans, zeroed
+from fastrnn.backends.aten_scan import BLOCK_ELEMENTS, Plan, computed, plans, zero_past, zeroed
 
 if TYPE_CHECKING:
     from fastrnn.cells import Cell, State
@@ -93,7 +93,7 @@ class _Direction(NamedTuple):
         now: every step's states, h first.
         saved: what `step_backward` needs beyond them.
         dfinal, dinitial: the gradients of the final and of the initial states, `(B, H)` each.
-        dstate: the gradients of every step's states; at first only what comes from outside the scan.
+        upstream: the gradients of every step's states that come from outside the scan, or None.
         dx, dr: where the gates' gradients go, `(T, B, GATES, H)`.
     """
 
@@ -103,7 +103,7 @@ class _Direction(NamedTuple):
     saved: State
     dfinal: State
     dinitial: State
-    dstate: State
+    upstream: tuple[Tensor | None, ...]
     dx: Tensor
     dr: Tensor
 
@@ -125,19 +125,9 @@ def scan_backward(
     dtype = output.dtype
     weight, state, output, cells, saved = (t.to(computed(dtype)) for t in (weight, state, output, cells, saved))
     T, B, D, H = output.shape
-    new = torch.empty if lengths is None else torch.zeros
-    dr = new((T, B, D, cell.gates, H), dtype=output.dtype, device=output.device)
-    dx = torch.zeros_like(dr) if cell.splits_bias else dr
-    past = None if lengths is None else torch.arange(T, device=output.device).view(T, 1, 1) >= lengths.unsqueeze(1)
+    dr = output.new_empty((T, B, D, cell.gates, H))
+    dx = torch.empty_like(dr) if cell.splits_bias else dr
     dfinal = torch.zeros_like(state) if dfinal is None else dfinal.to(output.dtype)
-
-    def upstream(given: Tensor | None) -> Tensor:
-        """A gradient from outside, `(T, B, H)`, to add to."""
-        if given is None:
-            return output.new_zeros(T, B, H)
-        own = given.to(output.dtype, copy=True, memory_format=torch.contiguous_format)
-        return own if past is None else own.masked_fill_(past, 0)
-
     directions = plans(output, lengths, resets)
     dstate = torch.zeros_like(state)
     if lengths is not None and directions[0].sorted:
@@ -153,14 +143,18 @@ def scan_backward(
             dfinal[:, d].unbind(0),
             dstate[:, d].unbind(0),
             (
-                upstream(None if dout is None else dout[:, :, d]),
-                *(upstream(None if dcells is None else dcells[:, :, d, s]) for s in range(cell.states - 1)),
+                None if dout is None else dout[:, :, d],
+                *(None if dcells is None else dcells[:, :, d, s] for s in range(cell.states - 1)),
             ),
             dx[:, :, d],
             dr[:, :, d],
         )
-        for start, stop in reversed(plan.blocks(BLOCK_ELEMENTS // H)):
-            _backward(cell, plan, of, start, stop)
+        blocks = plan.blocks(BLOCK_ELEMENTS // H)
+        carried: State = ()
+        for start, stop in reversed(blocks):
+            carried = _backward(cell, plan, of, start, stop, carried)
+        for gradient in (dr[:, :, d], dx[:, :, d])[: 1 + cell.splits_bias]:
+            zero_past(gradient, plan, blocks)
     return dx.to(dtype), dr.to(dtype), dstate.to(dtype)
 
 
@@ -189,7 +183,7 @@ def _rows(tensors: State, rows: slice) -> State:
 
 
 def _accumulate(place: Tensor, gradients: State, coefficients: tuple[Tensor | None, ...], begun: bool) -> None:
-    """Add the products to `place`, or, if that has not begun, write them."""
+    """Add the products to `place`, or, if that has not begun, write their sum."""
     for g, c in zip(gradients, coefficients, strict=False):
         if c is None:
             continue
@@ -198,11 +192,35 @@ def _accumulate(place: Tensor, gradients: State, coefficients: tuple[Tensor | No
         else:
             torch.mul(g, c, out=place)
         begun = True
+    if not begun:
+        place.zero_()
 
 
-def _backward(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int) -> None:
-    """Backward through the steps `start <= t < stop`."""
-    width, steps, H = plan.rows[start], stop - start, of.weight.shape[1]
+def _to_add_to(given: Tensor | None, absent: Tensor | None, carried: Tensor, at: int, sizes: tuple[int, ...]) -> Tensor:
+    """The gradients of one state at the steps of a block, and, as zero, at the step before it or, with `at` 0, after.
+
+    Args:
+        given: what comes from outside the scan, `(steps, n, H)`, or None.
+        absent: the rows for which that is nothing, `(steps, n, 1)`, or None.
+        carried: what comes from the block that follows, `(ROWS, H)` of any number of rows.
+        at: the place of the step that this comes to, the first or the last.
+        sizes: `(steps + 1, n, H)`.
+    """
+    own = carried.new_zeros(sizes)
+    if given is not None:
+        steps = own[:-1] if at == 0 else own[1:]
+        steps.copy_(given)
+        if absent is not None:
+            steps.masked_fill_(absent, 0)
+    rows = carried[: sizes[1]]
+    own[at, : len(rows)].add_(rows)
+    return own
+
+
+def _backward(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int, carried: State) -> State:
+    """Backward through the steps `start <= t < stop`, given the gradients of their last step's states from the block
+    that follows, if one does; returns those for the block before, `(n, H)` each."""
+    width, steps, H, d = plan.rows[start], stop - start, of.weight.shape[1], plan.direction
     here = (slice(start, stop), slice(width))
     absent, hand_on = plan.absent(start, stop), not plan.sorted
     saved, now = (tuple(s[here] for s in tensors) for tensors in (of.saved, of.now))
@@ -211,16 +229,22 @@ def _backward(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int) -> 
     masks = absent.unsqueeze(-1).unbind(0) if absent is not None and hand_on else None
     outer = cell.gates - cell.inner
     weights, inner_weights = of.weight[:outer].reshape(outer * H, H), of.weight[outer:].reshape(-1, H)
-    # All views at once, as in forward; of the gradients, one step more on either side.
-    first = max(start - 1, 0)
-    dstate = list(zip(*(d[first : stop + 1, :width].unbind(0) for d in of.dstate), strict=True))
-    spread = list(zip(*(d[here].unsqueeze(2).unbind(0) for d in of.dstate), strict=True))
+    # The gradients of this block's steps, and of one more; and all views at once, as in forward.
+    at, sizes = 0 if d else steps, (steps + 1, width, H)
+    carried = carried or tuple(g[:0] for g in of.dinitial)
+    gradients = [
+        _to_add_to(None if given is None else given[here], absent, c, at, sizes)
+        for given, c in zip(of.upstream, carried, strict=True)
+    ]
+    dstate = list(zip(*(g.unbind(0) for g in gradients), strict=True))
+    gradients = [g[1 - d : steps + 1 - d].unsqueeze(2) for g in gradients]
+    spread = list(zip(*(g.unbind(0) for g in gradients), strict=True))
     dr_at, rows_at = of.dr[here].unbind(0), of.dr[here][:, :, :outer].flatten(2).unbind(0)
     gates_at = _by_step(linear.dr, steps)
     states_at = list(zip(*(_by_step(row, steps) for row in linear.dstate), strict=True))
     for t in reversed(plan.times(start, stop)):
         i, n, on, come = t - start, plan.rows[t], plan.go_on(t), plan.come(t)
-        upstream: State = dstate[t - first]
+        upstream: State = dstate[i + 1 - d]
         rows, coefficients = rows_at[i], states_at[i]
         if on < n:
             for g, f in zip(upstream, of.dfinal, strict=True):
@@ -235,7 +259,7 @@ def _backward(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int) -> 
         if plan.cut is not None and plan.some_cut[t]:
             cut = plan.cut[t, :width]
             rows, upstream = rows.masked_fill(cut, 0), zeroed(cut, upstream)
-        before = dstate[t - first - 1 + 2 * plan.direction] if come else of.dinitial
+        before = dstate[i + d] if come else of.dinitial
         if come == n:
             _hand_on(before, upstream, coefficients, rows, weights)
             continue
@@ -244,9 +268,10 @@ def _backward(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int) -> 
                 part = tuple(tuple(None if c is None else c[own] for c in row) for row in coefficients)
                 _hand_on(_rows(places, own), _rows(upstream, own), part, rows[own], weights)
     if cell.splits_bias:
-        _accumulate(of.dx[here], tuple(d[here].unsqueeze(2) for d in of.dstate), tuple(linear.dx), False)
+        _accumulate(of.dx[here], tuple(gradients), tuple(linear.dx), False)
         if absent is not None and hand_on:
             of.dx[here].masked_fill_(absent.unsqueeze(-1), 0)
+    return dstate[steps * d]
 
 
 def _hand_on(
