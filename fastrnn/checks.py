@@ -64,26 +64,25 @@ def checked_lengths(lengths: Tensor, time: int, batch: int | None, device: torch
     """
     if not isinstance(lengths, Tensor):
         raise TypeError(f"lengths should be a tensor of integers, got {type(lengths).__name__}: torch.tensor(lengths)")
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise TypeError(f"lengths should be a tensor of integers, got {lengths.dtype}")
+    if lengths.dtype != torch.int64:
+        if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+            raise TypeError(f"lengths should be a tensor of integers, got {lengths.dtype}")
+        # T may be more than a narrow dtype holds, and unsigned ones lack operators.
+        lengths = lengths.long()
     expected = () if batch is None else (batch,)
     if lengths.shape != expected:
         raise ValueError(f"lengths should have shape {expected}, one per row of the batch, got {tuple(lengths.shape)}")
-    if lengths.dtype != torch.int64:
-        # T may be more than a narrow dtype holds, and unsigned ones lack operators.
-        lengths = lengths.long()
     # Neither tracers nor torch.func.vmap know values.
-    tracing = torch.compiler.is_compiling() or jit_tracing()
     if (
-        not tracing
+        not (torch.compiler.is_compiling() or torch._C._is_tracing())
         and torch._C._functorch.peek_interpreter_stack() is None
-        and (lengths.device.type == "cpu" or _DEBUG.get())
+        and (lengths.is_cpu or _DEBUG.get())
     ):
         values = [lengths.item()] if batch is None else lengths.tolist()
-        low, high = min(values, default=0), max(values, default=0)
-        if low < 0 or high > time:
+        if values and not 0 <= min(values) <= max(values) <= time:
             raise ValueError(
-                f"lengths should lie between 0 and the {time} time steps of the input, got {low} to {high}"
+                f"lengths should lie between 0 and the {time} time steps of the input, got {min(values)} to "
+                f"{max(values)}"
             )
     else:
         lengths = lengths.clamp(0, time)
