@@ -457,7 +457,7 @@ def run(
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     check_tensors(input, hx, flat_weights)
     # by_torchs_packed_layer looks at lengths, which a trace would make constants of.
-    if torchs and not traced and lengths is not None and not recording:
+    if torchs and lengths is not None and not compiling and not recording:
         output, states = by_torchs_packed_layer(cell, input, hx, options, lengths)
         return output.transpose_(0, 1) if batch_first else output, states, None
 

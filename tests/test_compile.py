@@ -87,6 +87,26 @@ def test_one_graph_for_every_length_and_batch(name: str, backend: str) -> None:
     assert counts[0] == counts[-1], "compiled again for another T or B"
 
 
+@pytest.mark.parametrize("grad", [True, False], ids=["training", "inference"])
+@pytest.mark.parametrize("name", NAMES)
+def test_one_graph_with_lengths(name: str, grad: bool) -> None:
+    """Where nothing traces, a CPU's lengths are looked at: compiled, and exported, they stay arguments."""
+    layer = _layer(name)
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
+    with torch.set_grad_enabled(grad):
+        example = (torch.randn(5, 3, 3),), {"lengths": torch.tensor([5, 2, 4])}
+        dynamic = {"input": DYNAMIC[0], "lengths": {0: DYNAMIC[0][1]}}
+        exported = torch.export.export(layer, *example, dynamic_shapes=dynamic).module()
+        for T, B in SIZES:
+            x, lengths = torch.randn(T, B, 3), torch.randint(0, T + 1, (B,))
+            expected = layer(x, lengths=lengths)
+            for other in (compiled, exported):
+                output, final = other(x, lengths=lengths)
+                assert worst_error([output, *as_tuple(final)], [expected[0], *as_tuple(expected[1])]) < 1e-5
+    assert counter.frame_count <= 2
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
 @pytest.mark.parametrize("name", ["LSTM", "GRUCell"])
 def test_inductor(name: str) -> None:
