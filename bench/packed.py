@@ -29,8 +29,8 @@ from fastrnn.bench.table import Column, emit, heading, line
 
 CELLS = ("LSTM", "GRU", "RNN")
 TIMES, BATCHES, HIDDEN = (4, 10, 25, 60, 150, 400), (4, 16, 64), (32, 96, 256)
-_MADE = 5  # times that the layers are made anew, and each time
-_LEAST, _SECONDS, _MOST_SECONDS = 3, 0.1, 0.8  # calls of each, unless that takes too long, and for how long at least
+_MADE, _ENOUGH = 12, 4.0  # times that the layers are made anew, unless it took so many seconds; and each time
+_LEAST, _SECONDS, _MOST_SECONDS = 3, 0.05, 0.8  # calls of each, unless that takes too long, and for how long at least
 COLUMNS = (
     Column("cell", 4, right=False),
     Column("dirs", 4),
@@ -78,7 +78,7 @@ def _in_turn(make: Callable[[], Sequence[Callable[[], None]]]) -> list[float]:
     samples: list[list[float]] = []
     start = time.monotonic()
     for made in range(_MADE):
-        if made and time.monotonic() - start > _MADE * _MOST_SECONDS:
+        if made and time.monotonic() - start > _ENOUGH:
             break
         first, *others = make()
         samples = samples or [[] for _ in range(1 + len(others))]
