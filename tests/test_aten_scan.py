@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from torch import Tensor
 
 import fastrnn
 from fastrnn.backends import aten_scan, aten_scan_backward, packed_cost, reference
+from fastrnn.bench import packed
 from fastrnn.cells import CELLS, Cell
 
 T, B, H = 7, 5, 3
@@ -95,6 +99,38 @@ def test_an_infinite_gradient_stays_in_its_row_and_its_episode(name: str, length
     if given is not None:
         for b, n in enumerate(given.tolist()):
             assert not dx[n:, b].any()
+
+
+def test_what_no_gradient_reaches_is_zero() -> None:
+    """Of memory that holds anything: gates on which no state depends."""
+    place = torch.full((5, 2, H), torch.nan)
+    aten_scan_backward._accumulate(place, (torch.ones(5, 1, H),), (None,), False)
+    assert not place.any()
+
+
+def _measured(name: str) -> list[dict[str, Any]]:
+    text = (Path(__file__).parents[1] / "bench" / "calibration" / name).read_text()
+    return [json.loads(row) for row in text.splitlines()]
+
+
+def test_the_constants_are_those_of_the_measurements() -> None:
+    rows = _measured("packed-cpu.jsonl")
+    for costs, key, quadratic in ((packed_cost._TORCH, "torch_us", True), (packed_cost._SCAN, "scan_us", False)):
+        for cell, cost in costs.items():
+            found = packed.fitted([row for row in rows if row["cell"] == cell], key, quadratic)
+            assert found == pytest.approx(cost, rel=0.01)
+
+
+def test_what_was_chosen_was_never_much_slower() -> None:
+    """The committed measurement of the whole grid, as docs/inside/cpu.md tells of it."""
+    rows = _measured("packed-cpu-chosen.jsonl")
+    sizes = {(row["cell"], row["directions"], row["H"], row["B"], row["T"]) for row in rows}
+    assert sizes == set(itertools.product(packed.CELLS, (1, 2), packed.HIDDEN, packed.BATCHES, packed.TIMES))
+    ratios = [row["torch_us"] / row["fastrnn_us"] for row in rows]
+    assert len(ratios) == len(sizes)
+    assert min(ratios) > 0.95
+    assert 16 < max(ratios) < 18
+    assert round(1 / min(ratios), 2) == 1.05
 
 
 class TestChoice:
