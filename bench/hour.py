@@ -259,10 +259,15 @@ def _ending_what_runs() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, leave)
+    interrupts = signal.getsignal(signal.SIGINT)
+    if interrupts == signal.SIG_IGN:
+        # As behind `nohup ... &`. Commands would ignore them as well, and not be told to end. Handlers they do not inherit.
+        signal.signal(signal.SIGINT, lambda *_: None)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupts)
 
 
 def run(todo: Sequence[Part], folder: Path, seconds: float | None, again: bool = False) -> list[Ended]:

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -66,7 +68,9 @@ def test_output_is_kept_as_it_comes(tmp_path: Path) -> None:
     script = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from fastrnn.bench import hour
 child = "import time; print('early', flush=True); time.sleep(60)"
 hour.run([hour.Part("a", "x", [hour.Step([sys.executable, "-S", "-c", child])])], Path({str(tmp_path)!r}), None)
@@ -130,7 +134,15 @@ time.sleep(60)
     assert not state.exists() or state.read_text().split()[2] == "Z"
 
 
-def test_what_hangs_is_killed_and_what_has_no_time_is_interrupted(tmp_path: Path) -> None:
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["in front", "behind nohup"])
+def interrupts(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """What this process does with them, and what its commands would inherit."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield request.param
+    signal.signal(signal.SIGINT, before)
+
+
+def test_what_hangs_is_killed_and_what_has_no_time_is_interrupted(interrupts: Any, tmp_path: Path) -> None:
     """Interrupted, a command can say what it had begun and did not end; what hung must stay begun."""
     script = """
 import time
@@ -145,6 +157,7 @@ except KeyboardInterrupt:
     assert "taken back" not in log.read_text()
     hour.run([Part("b", "x", [_step(script)])], tmp_path, 1.5)
     assert "taken back" in log.read_text()
+    assert signal.getsignal(signal.SIGINT) is interrupts
 
 
 def test_an_end_from_outside_ends_the_command_and_says_how_to_go_on(
