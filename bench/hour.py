@@ -261,7 +261,7 @@ def _ending_what_runs() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, leave)
     interrupts = signal.getsignal(signal.SIGINT)
     if interrupts == signal.SIG_IGN:
-        # As behind `nohup ... &`. Commands would ignore them as well, and not be told to end. Handlers they do not inherit.
+        # As behind `nohup ... &`. Commands would inherit it, and not be told to end; a handler they do not inherit.
         signal.signal(signal.SIGINT, lambda *_: None)
     try:
         yield
