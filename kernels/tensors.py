@@ -1,0 +1,82 @@
+"""The tensors of a scan, as types: what forward takes and gives, and backward.
+
+T steps, B rows, D directions, GATES, STATES and SAVED as `counts.Counts` has them, H hidden units. Operators flatten these
+tuples and rebuild them at one place, `fastrnn.scan.operators`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Inputs(NamedTuple):
+    """What a scan computes from.
+
+    Attributes:
+        x: the gates' input part, `(T, B, D, GATES, H)`.
+        weight: the recurrent matrices, `(D, GATES, H, H)`.
+        bias: the recurrent bias, `(D, GATES, H)`, or None.
+        state: the initial states, `(STATES, D, B, H)`.
+        lengths: `(B,)` int32, or None: a row at or past its length keeps its state and outputs zero.
+        resets: `(T, B)` bool, or None: a row starts from zero state where it is cut.
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    state: Tensor
+    lengths: Tensor | None
+    resets: Tensor | None
+
+
+class Results(NamedTuple):
+    """What it gives; rows past their length are zero, but for the final state.
+
+    Attributes:
+        output: h of every step, `(T, B, D, H)`.
+        final: the final states, like the initial ones.
+        cells: the states other than h of every step, `(T, B, D, STATES - 1, H)`; empty where nobody asked.
+        saved: what backward needs besides, `(T, B, D, SAVED, H)`; empty where nobody asked.
+    """
+
+    output: Tensor
+    final: Tensor
+    cells: Tensor
+    saved: Tensor
+
+
+class Kept(NamedTuple):
+    """What backward needs of forward: of its `Inputs` and of its `Results`."""
+
+    weight: Tensor
+    state: Tensor
+    lengths: Tensor | None
+    resets: Tensor | None
+    output: Tensor
+    cells: Tensor
+    saved: Tensor
+
+
+class Upstream(NamedTuple):
+    """The gradients that come to a scan's results of the same names; None for zero."""
+
+    output: Tensor | None
+    final: Tensor | None
+    cells: Tensor | None
+
+
+class Gradients(NamedTuple):
+    """The gradients that a scan passes on.
+
+    Attributes:
+        x, r: of the gates' input and recurrent parts, `(T, B, D, GATES, H)`, zero past a row's length; one and the same
+            tensor where the cell does not split its bias.
+        state: of the initial states, like them.
+    """
+
+    x: Tensor
+    r: Tensor
+    state: Tensor
