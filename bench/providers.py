@@ -17,10 +17,10 @@ from torch import Tensor, nn
 import fastrnn
 from fastrnn.bench import others, peers
 from fastrnn.bench.cases import Case
-from fastrnn.dispatch import select
 from fastrnn.kernels import peer
 from fastrnn.kernels.configs import DEVICES
 from fastrnn.kernels.counts import COUNTS
+from fastrnn.scan.choice import select
 
 State = dict[str, Tensor]
 Builder = Callable[[Case, State, torch.device], nn.Module]

@@ -12,28 +12,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastrnn.ahead import warmup
-    from fastrnn.cell_modules import GRUCell, LSTMCell, RNNCell
-    from fastrnn.checks import debug
-    from fastrnn.conversion import convert, revert
-    from fastrnn.dispatch import explain
-    from fastrnn.modules import GRU, LSTM, RNN
+    from fastrnn.interop.conversion import convert, revert
+    from fastrnn.interop.warmup import warmup
+    from fastrnn.layers.cells import GRUCell, LSTMCell, RNNCell
+    from fastrnn.layers.checks import debug
+    from fastrnn.layers.rnn import GRU, LSTM, RNN
+    from fastrnn.scan.choice import explain
 
 __version__ = "0.1.0"
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "convert", "debug", "explain", "revert", "warmup"]
 
 _HOMES = {
-    "GRU": "fastrnn.modules",
-    "LSTM": "fastrnn.modules",
-    "RNN": "fastrnn.modules",
-    "GRUCell": "fastrnn.cell_modules",
-    "LSTMCell": "fastrnn.cell_modules",
-    "RNNCell": "fastrnn.cell_modules",
-    "convert": "fastrnn.conversion",
-    "debug": "fastrnn.checks",
-    "explain": "fastrnn.dispatch",
-    "revert": "fastrnn.conversion",
-    "warmup": "fastrnn.ahead",
+    "GRU": "fastrnn.layers.rnn",
+    "LSTM": "fastrnn.layers.rnn",
+    "RNN": "fastrnn.layers.rnn",
+    "GRUCell": "fastrnn.layers.cells",
+    "LSTMCell": "fastrnn.layers.cells",
+    "RNNCell": "fastrnn.layers.cells",
+    "convert": "fastrnn.interop.conversion",
+    "debug": "fastrnn.layers.checks",
+    "explain": "fastrnn.scan.choice",
+    "revert": "fastrnn.interop.conversion",
+    "warmup": "fastrnn.interop.warmup",
 }
 
 

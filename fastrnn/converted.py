@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from fastrnn import cell_modules, modules
+from fastrnn.layers import cells, rnn
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -40,25 +40,25 @@ def _whole(forward: _F) -> _F:
     return functools.update_wrapper(whole, forward)  # type: ignore[return-value]
 
 
-class LSTM(modules.LSTM, nn.LSTM):
-    forward = _whole(modules.LSTM.forward)
+class LSTM(rnn.LSTM, nn.LSTM):
+    forward = _whole(rnn.LSTM.forward)
 
 
-class GRU(modules.GRU, nn.GRU):
-    forward = _whole(modules.GRU.forward)
+class GRU(rnn.GRU, nn.GRU):
+    forward = _whole(rnn.GRU.forward)
 
 
-class RNN(modules.RNN, nn.RNN):
-    forward = _whole(modules.RNN.forward)
+class RNN(rnn.RNN, nn.RNN):
+    forward = _whole(rnn.RNN.forward)
 
 
-class LSTMCell(cell_modules.LSTMCell, nn.LSTMCell):  # Dynamo takes cells
+class LSTMCell(cells.LSTMCell, nn.LSTMCell):  # Dynamo takes cells
     pass
 
 
-class GRUCell(cell_modules.GRUCell, nn.GRUCell):
+class GRUCell(cells.GRUCell, nn.GRUCell):
     pass
 
 
-class RNNCell(cell_modules.RNNCell, nn.RNNCell):
+class RNNCell(cells.RNNCell, nn.RNNCell):
     pass

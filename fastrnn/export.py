@@ -2,7 +2,7 @@
 
 torch.export traces a layer that torch's own kernels run as `fastrnn::aten_layer`, one node whatever T and B. A program
 that is to run where fastrnn is not, in AOTInductor or in an ONNX runtime, needs that node in other terms. (A model that
-torch.onnx.export itself traces needs nothing from here: see `fastrnn.onnx_layers`.)
+torch.onnx.export itself traces needs nothing from here: see `fastrnn.graphs.onnx`.)
 """
 
 from __future__ import annotations
@@ -16,16 +16,10 @@ from torch import Tensor
 from torch._higher_order_ops.scan import scan_op
 from torch.fx.experimental.symbolic_shapes import free_symbols
 
-from fastrnn import functional
+import fastrnn.ops  # noqa: F401  # defines the operators
 from fastrnn.cells import CELLS, Cell
-from fastrnn.functional import Weights
-from fastrnn.onnx_layers import GATES
-
-
-def _directions(weights: Sequence[Any], directions: int) -> list[Weights]:
-    """The flat list of weights that `fastrnn::aten_layer` takes, one entry per direction."""
-    width = len(weights) // directions
-    return functional._group(weights, width >= 4, width % 2 == 1, directions)[0]
+from fastrnn.graphs.onnx import GATES
+from fastrnn.scan.problem import Weights, grouped
 
 
 def _size_symbols(input: Tensor) -> list[Any]:
@@ -81,7 +75,7 @@ def _as_scan(
         raise NotImplementedError("decomposition of a PackedSequence: pad it, and mask the output by its lengths")
     found = [
         _scan_direction(CELLS[cell], input, tuple(h[d] for h in hx), w, d == 1)
-        for d, w in enumerate(_directions(weights, hx[0].shape[0]))
+        for d, w in enumerate(grouped(weights, 1, hx[0].shape[0])[0])
     ]
     output = torch.cat([o for o, _ in found], -1)
     h, *c = (torch.stack(states) for states in zip(*(final for _, final in found), strict=True))
@@ -118,7 +112,7 @@ def _onnx_layer(
 
     if batch_sizes is not None:
         raise NotImplementedError("ONNX export of a PackedSequence: pad it, and mask the output by its lengths")
-    sides = _directions(weights, int(hx[0].shape[0]))
+    sides = grouped(weights, 1, int(hx[0].shape[0]))[0]
     projected, has_bias = sides[0].hr is not None, sides[0].bias_ih is not None
     counts = CELLS[cell]
     order = GATES.get(cell, (0,))

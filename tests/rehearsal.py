@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fastrnn import ops
 from fastrnn.backends import fused
 from fastrnn.kernels import launch as launcher
+from fastrnn.scan import operators
 
 CUDA, CAPABILITY, SMS = torch.device("cuda", 0), (9, 0), 132
 UNREHEARSED = {
@@ -209,11 +209,11 @@ def _play_fastrnn(rehearsal: Rehearsal) -> None:
 
         return run
 
-    scans = [name for name in vars(ops) if name.startswith("_scan") and name.endswith("_fake")]
+    scans = [name for name in vars(operators) if name.startswith("_scan") and name.endswith("_fake")]
     assert len(scans) >= 2, "forward and backward"
     for name in scans:
         real = name.removesuffix("_fake")
-        pair = getattr(ops, real), getattr(ops, name)
+        pair = getattr(operators, real), getattr(operators, name)
         torch.library.register_fake(f"fastrnn::{real[1:]}", compared(*pair), allow_override=True)
 
 

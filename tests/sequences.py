@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import fastrnn
 from fastrnn.backends import reference
 from fastrnn.cells import CELLS
+from fastrnn.kernels.tensors import Inputs
 
 LAYERS = {
     "LSTM": fastrnn.LSTM,
@@ -86,7 +87,7 @@ def reference_passes_gradcheck(cell: str, direction: int, lengths: Tensor | None
     ]
 
     def one_direction(x: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, ...]:
-        output, final, cells = reference.scan(x, weight, None, state, lengths, resets, c)
+        output, final, cells, _ = reference.scan(Inputs(x, weight, None, state, lengths, resets), c)
         return output[:, :, direction], final[:, direction], cells[:, :, direction]
 
     return torch.autograd.gradcheck(one_direction, tensors)

@@ -15,6 +15,7 @@ import fastrnn
 from fastrnn.backends import aten_scan, aten_scan_backward, packed_cost, reference
 from fastrnn.bench import packed
 from fastrnn.cells import CELLS, Cell
+from fastrnn.kernels.tensors import Inputs, Kept, Upstream
 
 T, B, H = 7, 5, 3
 LENGTHS = {
@@ -57,9 +58,10 @@ def test_the_reference_defines_it(block: None, name: str, lengths: str, resets: 
     x, weight, bias, state = _tensors(cell, 2)
     x.requires_grad_()
     state.requires_grad_()
-    expected = reference.scan(x, weight, bias, state, *masks, cell)
+    inputs = Inputs(x, weight, bias, state, *masks)
+    expected = reference.scan(inputs, cell)[:3]
     with torch.no_grad():
-        *results, saved = aten_scan.scan(x, weight, bias, state, *masks, cell, True, True)
+        *results, saved = aten_scan.scan(inputs, cell, True, True)
     for ours, truth in zip(results, expected, strict=True):
         torch.testing.assert_close(ours, truth.detach())
     given: list[Tensor | None] = [torch.randn_like(r) for r in results]
@@ -71,7 +73,9 @@ def test_the_reference_defines_it(block: None, name: str, lengths: str, resets: 
     dx, dstate = torch.autograd.grad([r for r, _ in pairs], [x, state], [g for _, g in pairs])
     output, _, cells = results
     with torch.no_grad():
-        ours = aten_scan_backward.scan_backward(*given, weight, state, *masks, output, cells, saved, cell)
+        ours = aten_scan_backward.scan_backward(
+            Upstream(*given), Kept(weight, state, *masks, output, cells, saved), cell
+        )
     torch.testing.assert_close(ours[0], dx)
     torch.testing.assert_close(ours[2], dstate)
 
@@ -85,15 +89,12 @@ def test_an_infinite_gradient_stays_in_its_row_and_its_episode(name: str, length
     x, weight, bias, state = _tensors(cell, 2)
     resets = torch.zeros(T, B, dtype=torch.bool)
     resets[1] = True
-    output, final, cells, saved = aten_scan.scan(x, weight, bias, state, given, resets, cell, True, True)
+    output, final, cells, saved = aten_scan.scan(Inputs(x, weight, bias, state, given, resets), cell, True, True)
+    kept = Kept(weight, state, given, resets, output, cells, saved)
     dout, dfinal = torch.randn_like(output), torch.randn_like(final)
-    expected = aten_scan_backward.scan_backward(
-        dout, dfinal, None, weight, state, given, resets, output, cells, saved, cell
-    )
+    expected = aten_scan_backward.scan_backward(Upstream(dout, dfinal, None), kept, cell)
     dfinal[:, :, 0] = float("inf")
-    dx, _, _ = aten_scan_backward.scan_backward(
-        dout, dfinal, None, weight, state, given, resets, output, cells, saved, cell
-    )
+    dx, _, _ = aten_scan_backward.scan_backward(Upstream(dout, dfinal, None), kept, cell)
     torch.testing.assert_close(dx[:, 1:], expected[0][:, 1:])
     torch.testing.assert_close(dx[0, 0, 0], expected[0][0, 0, 0])  # before the reset, in the direction that ends after
     if given is not None:

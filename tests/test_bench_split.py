@@ -40,21 +40,22 @@ def _shares(train: bool) -> split.Shares | None:
 @pytest.mark.parametrize(
     ("owner", "name", "part"),
     [
-        ("fastrnn.functional.F", "linear", "input"),
+        ("fastrnn.stack.F", "linear", "input"),
         ("fastrnn.backends.aten_scan", "scan", "scan"),
         ("fastrnn.backends.aten_scan_backward", "scan_backward", "scan"),
-        ("fastrnn.ops", "_weight_gradient", "gradient"),
+        ("fastrnn.scan.derivatives", "_weight_gradient", "gradient"),
     ],
 )
 def test_what_is_slow_has_the_largest_share(owner: str, name: str, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastrnn import functional, ops
+    from fastrnn import stack
     from fastrnn.backends import aten_scan, aten_scan_backward
+    from fastrnn.scan import derivatives
 
     owners = {
-        "fastrnn.functional.F": functional.F,
+        "fastrnn.stack.F": stack.F,
         "fastrnn.backends.aten_scan": aten_scan,
         "fastrnn.backends.aten_scan_backward": aten_scan_backward,
-        "fastrnn.ops": ops,
+        "fastrnn.scan.derivatives": derivatives,
     }
     _slowed(monkeypatch, owners[owner], name, 0.02)
     found = _shares(train=True)

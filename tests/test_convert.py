@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, parametrize
 import fastrnn
 from fastrnn import converted
 from fastrnn.backends import reference
-from fastrnn.conversion import Conversion, convert, revert
+from fastrnn.interop.conversion import Conversion, convert, revert
 
 KINDS = ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"]
 BOTH_MODES = pytest.mark.parametrize("subclass", [True, False], ids=["subclass", "plain"])

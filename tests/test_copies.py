@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastrnn.checks import checked_lengths, checked_resets
+from fastrnn.layers.checks import checked_lengths, checked_resets
 
 
 class _Copies(TorchDispatchMode):

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import fastrnn
-from fastrnn import dispatch
 from fastrnn.backends import fused
 from fastrnn.cells import CELLS
-from fastrnn.dispatch import Problem, explanation, select
 from fastrnn.kernels.configs import DEVICES
+from fastrnn.scan import choice
+from fastrnn.scan.choice import explanation, select
+from fastrnn.scan.problem import Problem
 
 GPU_PROBLEM = Problem(CELLS["lstm"], torch.bfloat16, torch.device("cuda", 0), time=100, batch=16, hidden=512, grad=True)
 CPU_PROBLEM = dataclasses.replace(GPU_PROBLEM, device=torch.device("cpu"), dtype=torch.float32)
@@ -137,7 +138,7 @@ def test_exact_float32_is_launched_as_such(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_backends_are_in_one_order() -> None:
-    assert dispatch.NAMES == ("auto", "persistent", "stepwise", "aten", "reference")
+    assert choice.NAMES == ("auto", "persistent", "stepwise", "aten", "reference")
 
 
 def test_without_triton_everything_still_runs() -> None:

@@ -25,7 +25,7 @@ from support import FLOAT64_ERROR, worst_error
 from torch import Tensor, nn
 
 import fastrnn
-from fastrnn.conversion import Conversion, convert
+from fastrnn.interop.conversion import Conversion, convert
 
 WORLD = 2
 TIMEOUT = 100  # seconds for all checks together; they take about ten

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastrnn
-from fastrnn import layer_op
 from fastrnn.cells import BY_MODE
+from fastrnn.graphs import node
+from fastrnn.scan.problem import grouped
 
 T, B, INPUT, H = 5, 4, 3, 6
 GATES = {"LSTM": 4, "GRU": 3, "textbook GRU": 3, "RNN": 1}
@@ -77,13 +78,13 @@ def test_torchs_layer_as_one_node(name: str, bias: bool) -> None:
     """Against torch's own, which is torch's operators on a CPU."""
     layer = getattr(nn, name)(INPUT, H, bidirectional=True, bias=bias)
     x, hx = torch.randn(T, B, INPUT, requires_grad=True), torch.randn(2, B, H, requires_grad=True)
-    weights = list(layer.parameters())
+    (weights,) = grouped(list(layer.parameters()), 1, 2)
     forward = _counted(lambda: layer(x, hx))
     output, _ = layer(x, hx)
     backward = _counted(lambda: output.sum().backward())
     cell = BY_MODE[layer.mode]
-    assert _counted(lambda: layer_op.aten_layer(cell, x, None, (hx,), weights)) == forward
-    output, _ = layer_op.aten_layer(cell, x, None, (hx,), weights)
+    assert _counted(lambda: node.aten_layer(cell, x, None, (hx,), weights)) == forward
+    output, _ = node.aten_layer(cell, x, None, (hx,), weights)
     assert _counted(lambda: output.sum().backward()) == forward + backward
 
 

@@ -17,13 +17,14 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
 
 import fastrnn
-from fastrnn import functional
 from fastrnn.backends import aten, fused, handover
 from fastrnn.cells import CELLS
-from fastrnn.dispatch import Problem, explanation, select
 from fastrnn.kernels import peer
 from fastrnn.kernels.configs import DEVICES, Device, ScanShape, candidates, choose, launch_cost, step_cost
 from fastrnn.kernels.counts import COUNTS
+from fastrnn.scan import choice
+from fastrnn.scan.choice import explanation, select
+from fastrnn.scan.problem import Problem
 
 H100 = DEVICES["sm_90"]
 CUDA = torch.device("cuda", 0)
@@ -336,14 +337,15 @@ MOST = 8
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """As on a GPU, in the interpreter: the kernels, and from 8 rows on torch's; which of them ran, in order."""
     pytest.importorskip("triton")
-    original = functional._selected
+    original = choice._selected
 
     def selected(backend: str, *rest: Any) -> tuple[str, bool, int | None]:
         return ("persistent", False, MOST) if backend == "auto" else original(backend, *rest)
 
-    monkeypatch.setattr(functional, "_selected", selected)
+    monkeypatch.setattr(choice, "_selected", selected)
+    monkeypatch.setattr(choice, "_step_selected", choice._step_selected.__wrapped__)
     ran: list[str] = []
-    for module, name in ((aten, "layers"), (aten, "one_step"), (fused, "scan")):
+    for module, name in ((aten.BACKEND, "layers"), (aten.BACKEND, "step"), (fused, "scan")):
         original_function = getattr(module, name)
 
         def spy(*args: Any, name: str = name, function: Any = original_function, **options: Any) -> Any:
@@ -374,7 +376,7 @@ def test_a_cell_compares_its_batch(taken: list[str]) -> None:
     cell = fastrnn.GRUCell(3, 5)
     for B in (7, 8):
         cell(torch.randn(B, 3))
-    assert taken == ["scan", "one_step"]
+    assert taken == ["scan", "step"]
 
 
 def test_autocast_compares_once(taken: list[str]) -> None:

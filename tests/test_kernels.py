@@ -14,6 +14,7 @@ from fastrnn.backends import reference
 from fastrnn.cells import CELLS, Cell
 from fastrnn.kernels.configs import LaunchConfig
 from fastrnn.kernels.launch import first_step, scan_bwd, scan_fwd
+from fastrnn.kernels.tensors import Inputs
 
 SIZES = {"one of each": (1, 1, 1), "odd": (3, 5, 37), "two batch tiles": (2, 19, 20), "full tiles": (2, 16, 48)}
 
@@ -56,7 +57,7 @@ class Scan:
         x, weight, state = (t.to(dtype, copy=True).requires_grad_() for t in (self.x, self.weight, self.state))
         bias = torch.zeros(self.weight.shape[:3], dtype=dtype) if self.bias is None else self.bias.to(dtype, copy=True)
         bias.requires_grad_()
-        results = reference.scan(x, weight, bias, state, self.lengths, self.resets, self.cell)
+        results = reference.scan(Inputs(x, weight, bias, state, self.lengths, self.resets), self.cell)[:3]
         upstream = [g.to(dtype) for g in (self.dout, self.dfinal, self.dcells)]
         grads = torch.autograd.grad(results, (x, state, bias), upstream)
         return [r.detach() for r in results], list(grads)

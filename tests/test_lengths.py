@@ -245,7 +245,7 @@ def test_explain_says_what_runs(runs: str, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_debug_nests(enabled: bool) -> None:
-    from fastrnn.checks import _DEBUG
+    from fastrnn.layers.checks import _DEBUG
 
     with fastrnn.debug(), fastrnn.debug(enabled):
         assert _DEBUG.get() is enabled

@@ -9,9 +9,10 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 import fastrnn
-from fastrnn import ops
-from fastrnn.backends import reference
+from fastrnn.backends import fused, reference
 from fastrnn.cells import CELLS
+from fastrnn.kernels.tensors import Inputs
+from fastrnn.scan import operators
 
 
 def _scan_arguments(cell: str, masked: bool, backend: str) -> tuple[object, ...]:
@@ -58,7 +59,7 @@ def test_the_scan_of_programs_exported_before(cell: str) -> None:
     x, weight, bias, state, lengths, resets, *names = _scan_arguments(cell, True, "aten")
     torch.library.opcheck(torch.ops.fastrnn.scan.default, (x, weight, bias, state, lengths, resets, *names))
     results = torch.ops.fastrnn.scan(x, weight, bias, state, lengths, resets, *names)
-    expected = reference.scan(x, weight, bias, state, lengths, resets, CELLS[cell])  # type: ignore[arg-type]
+    expected = reference.scan(Inputs(x, weight, bias, state, lengths, resets), CELLS[cell])[:3]  # type: ignore[arg-type]
     for found, wanted in zip(results[:3], expected, strict=True):
         torch.testing.assert_close(found, wanted)
 
@@ -84,7 +85,7 @@ def test_gradcheck(cell: str, backend: str, masked: bool) -> None:
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
         given = iter(tensors)
         parts = [None if t is None else next(given) for t in (x, weight, bias, state)]
-        output, states, cells = ops.scan(*parts, lengths, resets, cell, backend, True, masked)  # type: ignore[arg-type]  # some may be None
+        output, states, cells = operators.scan(Inputs(*parts, lengths, resets), CELLS[cell], backend, True, masked)  # type: ignore[arg-type]
         return output, *states, cells
 
     assert torch.autograd.gradcheck(run, differentiable, fast_mode=True)
@@ -107,14 +108,14 @@ def test_gradcheck_of_a_whole_layer(name: str) -> None:
 
 def test_only_what_will_be_differentiated_is_saved() -> None:
     calls: list[bool] = []
-    original = ops.fused.scan
+    original = fused.scan
 
     def spy(*args: object) -> object:
         calls.append(bool(args[-2]))
         return original(*args)  # type: ignore[arg-type]  # passed through
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ops.fused, "scan", spy)
+        patch.setattr(fused, "scan", spy)
         layer = fastrnn.LSTM(2, 3, backend="stepwise")
         x = torch.randn(2, 2, 2)
         layer(x)

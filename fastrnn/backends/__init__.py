@@ -1,1 +1,1 @@
-"""The ways to run a layer. Each module has NAME, supports, declines and describe; see `fastrnn.dispatch.Backend`."""
+"""The ways to run a scan: a file each, whose `BACKEND` is a `fastrnn.scan.problem.Backend`, and what those use."""

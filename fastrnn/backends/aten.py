@@ -6,19 +6,15 @@ What torch's layers lack, `aten_scan` does with torch's operators.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastrnn.backends import packed_cost
-
-if TYPE_CHECKING:
-    from fastrnn.cells import Cell
-    from fastrnn.dispatch import Problem
-    from fastrnn.functional import Weights
-
-NAME = "aten"
+from fastrnn.backends import aten_scan, aten_scan_backward, packed_cost
+from fastrnn.cells import Cell
+from fastrnn.kernels.tensors import Gradients, Inputs, Kept, Results, Upstream
+from fastrnn.scan.problem import Backend, Problem, Stack, Weights
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "LSTM": torch._VF.lstm,
@@ -35,73 +31,70 @@ _CELL_FUNCTIONS: dict[str, Callable[..., Any]] = {
 MODES = frozenset(_FUNCTIONS)
 
 
-def supports(problem: Problem) -> str | None:
-    if problem.transformed:
-        return "torch's own layers cannot serve torch.func transforms and forward-mode derivatives"
-    return None
+class Aten(Backend):
+    name = "aten"
+
+    def supports(self, problem: Problem) -> str | None:
+        if problem.transformed:
+            return "torch's own layers cannot serve torch.func transforms and forward-mode derivatives"
+        return None
+
+    def describe(self, problem: Problem) -> str:
+        missing = self.lacks(problem)
+        if missing is not None:
+            return f"torch's operators, step by step, for {missing}"
+        return "cuDNN through torch" if problem.device.type == "cuda" else "torch's own kernels"
+
+    def scan(self, inputs: Inputs, cell: Cell, save: bool, cells: bool) -> Results:
+        return aten_scan.scan(inputs, cell, save, cells)
+
+    def scan_backward(self, upstream: Upstream, kept: Kept, cell: Cell) -> Gradients:
+        return aten_scan_backward.scan_backward(upstream, kept, cell)
+
+    def lacks(self, problem: Problem) -> str | None:
+        if problem.cell.mode not in MODES:
+            return "the textbook GRU"
+        if problem.resets:
+            return "resets"
+        if problem.cells:
+            return "all cell states"
+        on_host = problem.device.type == "cpu"
+        if problem.lengths and not on_host:
+            return "lengths"
+        # On a CPU the lengths can be looked at, so that torch's packed layer can do it.
+        if (problem.lengths or problem.packed) and on_host and problem.grad:
+            sizes = (problem.cell.mode, problem.time, problem.batch, problem.rows, problem.hidden, problem.directions)
+            if problem.rows and packed_cost.layer_is_faster(*sizes, packed_cost.MARGIN):
+                return None
+            what = "packed input" if problem.packed else "lengths"
+            return f"{what}, whose gradient takes torch's layer time quadratic in T"
+        return None
+
+    def layers(
+        self,
+        stack: Stack,
+        input: Tensor,
+        batch_sizes: Tensor | None,
+        hx: tuple[Tensor, ...],
+        flat_weights: Sequence[Tensor],
+        batch_first: bool = False,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        cell, *options = stack
+        function = _FUNCTIONS[cell.mode]
+        states = list(hx) if cell.states > 1 else hx[0]
+        if batch_sizes is None:
+            output, *final = function(input, states, flat_weights, *options, batch_first)
+        else:
+            output, *final = function(input, batch_sizes, states, flat_weights, *options)
+        return output, tuple(final)
+
+    def step(self, cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
+        ih, hh, bias_ih, bias_hh, _ = weights
+        function = _CELL_FUNCTIONS[cell.mode]
+        if cell.states > 1:
+            states: tuple[Tensor, ...] = function(input, hx, ih, hh, bias_ih, bias_hh)
+            return states
+        return (function(input, hx[0], ih, hh, bias_ih, bias_hh),)
 
 
-def declines(problem: Problem) -> str | None:
-    return None
-
-
-def lacks(problem: Problem) -> str | None:
-    """What torch's own layer does not do, or not well, of a problem, so that `aten_scan` does it; or None."""
-    if problem.cell.mode not in MODES:
-        return "the textbook GRU"
-    if problem.resets:
-        return "resets"
-    if problem.cells:
-        return "all cell states"
-    on_host = problem.device.type == "cpu"
-    if problem.lengths and not on_host:
-        return "lengths"
-    # On a CPU the lengths can be looked at, so that torch's packed layer can do it.
-    if (problem.lengths or problem.packed) and on_host and problem.grad:
-        sizes = (problem.cell.mode, problem.time, problem.batch, problem.rows, problem.hidden, problem.directions)
-        if problem.rows and packed_cost.layer_is_faster(*sizes, packed_cost.MARGIN):
-            return None
-        what = "packed input" if problem.packed else "lengths"
-        return f"{what}, whose gradient takes torch's layer time quadratic in T"
-    return None
-
-
-def describe(problem: Problem) -> str:
-    missing = lacks(problem)
-    if missing is not None:
-        return f"torch's operators, step by step, for {missing}"
-    return "cuDNN through torch" if problem.device.type == "cuda" else "torch's own kernels"
-
-
-def layers(
-    cell: Cell,
-    input: Tensor,
-    batch_sizes: Tensor | None,
-    hx: tuple[Tensor, ...],
-    flat_weights: Sequence[Tensor],
-    has_bias: bool,
-    num_layers: int,
-    dropout: float,
-    training: bool,
-    bidirectional: bool,
-    batch_first: bool = False,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """What torch.nn's layers call; arguments as `fastrnn.functional.run` takes them."""
-    function = _FUNCTIONS[cell.mode]
-    states = list(hx) if cell.states > 1 else hx[0]
-    options = (list(flat_weights), has_bias, num_layers, dropout, training, bidirectional)
-    if batch_sizes is None:
-        output, *final = function(input, states, *options, batch_first)
-    else:
-        output, *final = function(input, batch_sizes, states, *options)
-    return output, tuple(final)
-
-
-def one_step(cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
-    """What torch.nn's cells call."""
-    ih, hh, bias_ih, bias_hh, _ = weights
-    function = _CELL_FUNCTIONS[cell.mode]
-    if cell.states > 1:
-        states: tuple[Tensor, ...] = function(input, hx, ih, hh, bias_ih, bias_hh)
-        return states
-    return (function(input, hx[0], ih, hh, bias_ih, bias_hh),)
+BACKEND = Aten()

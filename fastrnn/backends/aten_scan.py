@@ -1,6 +1,6 @@
 """The scan in torch's own operators: what the aten backend runs where torch has no layer for it, or a slower one.
 
-Same contract as the kernels (`fastrnn.backends.fused`): forward keeps what backward needs, backward gives the gates'
+Same contract as the kernels: forward keeps what backward needs, backward gives the gates'
 gradients, and everything that is not recurrent is left to single products over all steps. What a step costs is mostly
 the calls of its operators, so there are few: forward one product and the cell's own; backward one product and a
 multiplication or two for each state, since a cell's backward step is linear in the gradients that come to it, and the
@@ -9,15 +9,14 @@ coefficients are computed for many steps at once. On a CPU, rows that have ended
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastrnn.backends.reference import cuts
-
-if TYPE_CHECKING:
-    from fastrnn.cells import Cell, State
+from fastrnn.cells import Cell, State
+from fastrnn.kernels.tensors import Inputs, Results
 
 # Coefficients are computed for steps of about so many elements: enough that calling an operator costs little beside its
 # work, few enough that the next one finds them in the cache.
@@ -110,18 +109,9 @@ def computed(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype.itemsize == 2 else dtype
 
 
-def scan(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    cell: Cell,
-    save: bool,
-    keep_cells: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`fastrnn.backends.fused.scan`, without a schedule; `lengths` of rows that come longest first cost least."""
+def scan(inputs: Inputs, cell: Cell, save: bool, keep_cells: bool) -> Results:
+    """`Backend.scan`; `lengths` of rows that come longest first cost least."""
+    x, weight, bias, state, lengths, resets = inputs
     dtype = x.dtype
     x, weight, state = (tensor.to(computed(dtype)) for tensor in (x, weight, state))
     T, B, D, _, H = x.shape
@@ -135,7 +125,7 @@ def scan(
         ends = state[:, d].unbind(0), final[:, d].unbind(0)
         own_bias = None if bias is None else bias[d].to(x.dtype)
         _forward(cell, plan, x[:, :, d], weight[d], own_bias, *ends, (output[:, :, d].unsqueeze(2), others, gates))
-    return output.to(dtype), final.to(dtype), cells.to(dtype), saved.to(dtype)
+    return Results(output.to(dtype), final.to(dtype), cells.to(dtype), saved.to(dtype))
 
 
 def _forward(

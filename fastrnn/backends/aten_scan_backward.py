@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastrnn.backends.aten_scan import BLOCK_ELEMENTS, Plan, computed, plans, zero_past, zeroed
-
-if TYPE_CHECKING:
-    from fastrnn.cells import Cell, State
+from fastrnn.cells import Cell, State
+from fastrnn.kernels.tensors import Gradients, Kept, Upstream
 
 
 class _Linear(NamedTuple):
@@ -108,20 +107,10 @@ class _Direction(NamedTuple):
     dr: Tensor
 
 
-def scan_backward(
-    dout: Tensor | None,
-    dfinal: Tensor | None,
-    dcells: Tensor | None,
-    weight: Tensor,
-    state: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    output: Tensor,
-    cells: Tensor,
-    saved: Tensor,
-    cell: Cell,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`fastrnn.backends.fused.scan_backward`, without a schedule."""
+def scan_backward(upstream: Upstream, kept: Kept, cell: Cell) -> Gradients:
+    """`Backend.scan_backward`."""
+    dout, dfinal, dcells = upstream
+    weight, state, lengths, resets, output, cells, saved = kept
     dtype = output.dtype
     weight, state, output, cells, saved = (t.to(computed(dtype)) for t in (weight, state, output, cells, saved))
     T, B, D, H = output.shape
@@ -155,7 +144,7 @@ def scan_backward(
             carried = _backward(cell, plan, of, start, stop, carried)
         for gradient in (dr[:, :, d], dx[:, :, d])[: 1 + cell.splits_bias]:
             zero_past(gradient, plan, blocks)
-    return dx.to(dtype), dr.to(dtype), dstate.to(dtype)
+    return Gradients(dx.to(dtype), dr.to(dtype), dstate.to(dtype))
 
 
 def _previous(plan: Plan, of: _Direction, start: int, stop: int) -> State:

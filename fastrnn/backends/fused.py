@@ -19,7 +19,7 @@ from fastrnn.kernels.configs import Device, LaunchConfig, ScanShape
 
 if TYPE_CHECKING:
     from fastrnn.cells import Cell
-    from fastrnn.dispatch import Problem
+    from fastrnn.scan.problem import Problem
 
 _MIN_CAPABILITY = (8, 0)
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)

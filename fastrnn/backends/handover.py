@@ -17,7 +17,7 @@ from fastrnn.backends import aten, fused
 from fastrnn.kernels import configs, peer
 
 if TYPE_CHECKING:
-    from fastrnn.dispatch import Problem
+    from fastrnn.scan.problem import Problem
 
 _MOST_ROWS = 65536  # beyond which nothing is looked for
 _TILE = 16

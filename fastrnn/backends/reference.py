@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from fastrnn.cells import Cell
-    from fastrnn.dispatch import Problem
-
-NAME = "reference"
-
-
-def supports(problem: Problem) -> str | None:
-    return None
-
-
-def declines(problem: Problem) -> str | None:
-    return None
-
-
-def describe(problem: Problem) -> str:
-    return "a Python loop over time steps in plain torch"
+from fastrnn.cells import Cell
+from fastrnn.kernels.tensors import Gradients, Inputs, Kept, Results, Upstream
+from fastrnn.scan.problem import Backend, Problem
 
 
 def cuts(resets: Tensor | None, lengths: Tensor | None, direction: int) -> Tensor | None:
@@ -43,30 +27,9 @@ def cuts(resets: Tensor | None, lengths: Tensor | None, direction: int) -> Tenso
     return cut & (torch.arange(direction, len(resets) + direction, device=resets.device).unsqueeze(1) < lengths)
 
 
-def scan(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    cell: Cell,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One layer's scan: `state_t = step(x_t, W_hh h_{t-1} + b, state_{t-1})`.
-
-    Args:
-        x: input part of the gates, `(T, B, D, GATES, H)`. Direction 1 runs from the last time step to the first.
-        weight: recurrent weights, `(D, GATES, H, H)`.
-        bias: recurrent bias, `(D, GATES, H)`, or None.
-        state: initial state, `(STATES, D, B, H)`.
-        lengths: `(B,)` integers, or None. A row at or past its length keeps its state and outputs zero.
-        resets: `(T, B)` bool, or None. A row starts from zero state where it is true, see `cuts`.
-        cell: the cell.
-
-    Returns:
-        The output `(T, B, D, H)`, the final state, like `state`, and the states other than h of every step,
-        `(T, B, D, STATES - 1, H)`.
-    """
+def scan(inputs: Inputs, cell: Cell) -> Results:
+    """`Backend.scan`, to be differentiated by autograd: nothing is saved."""
+    x, weight, bias, state, lengths, resets = inputs
     T, B, D, G, H = x.shape
     outer = G - cell.inner
     outputs, finals = [], []
@@ -101,40 +64,20 @@ def scan(
         outputs.append(torch.stack(steps))
         finals.append(torch.stack(current))
     every = torch.stack(outputs, 2)
-    return every[:, :, :, 0], torch.stack(finals, 1), every[:, :, :, 1:]
+    return Results(every[:, :, :, 0], torch.stack(finals, 1), every[:, :, :, 1:], x.new_empty(0))
 
 
 def _where(rows: Tensor, yes: tuple[Tensor, ...], no: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(torch.where(rows.unsqueeze(1), y, n) for y, n in zip(yes, no, strict=True))
 
 
-def scan_backward(
-    dout: Tensor | None,
-    dfinal: Tensor | None,
-    dcells: Tensor | None,
-    dsaved: Tensor | None,
-    weight: Tensor,
-    state: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    output: Tensor,
-    cells: Tensor,
-    saved: Tensor,
-    cell: Cell,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient of `scan`, in plain PyTorch, from what the forward kernel saved: the kernels' second derivatives.
+def scan_backward(upstream: Upstream, kept: Kept, cell: Cell, dsaved: Tensor | None = None) -> Gradients:
+    """The gradient of a scan in plain PyTorch, from what its forward kept: every operator's second derivatives.
 
-    Args:
-        dout, dfinal, dcells, dsaved: gradients of output `(T, B, D, H)`, final state `(STATES, D, B, H)`, cells and
-            saved, each like its tensor; None for zero.
-        weight, state, lengths, resets: as in `scan`.
-        output, cells, saved: as `fastrnn.kernels.launch.scan_fwd` returns them.
-        cell: the cell.
-
-    Returns:
-        `(dx, dr, dstate)`: gradients of the gates' input and recurrent parts `(T, B, D, GATES, H)`, which are one
-        tensor where `cell.splits_bias` is false, and of the initial state.
+    `dsaved` is the gradient of what was saved, like it, or None for zero.
     """
+    dout, dfinal, dcells = upstream
+    weight, state, lengths, resets, output, cells, saved = kept
     T, B, D, H = output.shape
     outer = cell.gates - cell.inner
     zero = output.new_zeros(B, H)
@@ -157,11 +100,11 @@ def scan_backward(
                 before = _where(lengths == t + 1, tuple(state[:, d]), before)
             if cut is not None:
                 before = _where(cut[t], nothing, before)
-            upstream = (
+            outside = (
                 zero if dout is None else dout[t, :, d],
                 *(nothing[1:] if dcells is None else dcells[t, :, d].unbind(1)),
             )
-            dnow = tuple(a + b for a, b in zip(dstate, upstream, strict=True))
+            dnow = tuple(a + b for a, b in zip(dstate, outside, strict=True))
             gates = saved[t, :, d].unbind(1) if cell.saved else ()
             dgates = (None,) * cell.saved if dsaved is None else dsaved[t, :, d].unbind(1)
             now = (output[t, :, d], *cells[t, :, d].unbind(1))
@@ -185,4 +128,18 @@ def scan_backward(
             dstate = dprevious if lengths is None else _where(t < lengths, dprevious, dstate)
         per_direction.append((torch.stack(dx), torch.stack(dr), torch.stack(dstate)))
     dx_all, dr_all, dstate_all = zip(*per_direction, strict=True)
-    return torch.stack(dx_all, 2), torch.stack(dr_all, 2), torch.stack(dstate_all, 1)
+    return Gradients(torch.stack(dx_all, 2), torch.stack(dr_all, 2), torch.stack(dstate_all, 1))
+
+
+class _Reference(Backend):
+    name = "reference"
+    differentiable = True
+
+    def describe(self, problem: Problem) -> str:
+        return "a Python loop over time steps in plain torch"
+
+    def scan(self, inputs: Inputs, cell: Cell, save: bool, cells: bool) -> Results:
+        return scan(inputs, cell)
+
+
+BACKEND = _Reference()

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from fastrnn.backends import fused, handover
-
-if TYPE_CHECKING:
-    from fastrnn.dispatch import Problem
-
-NAME = "stepwise"
+from fastrnn.backends import fused
+from fastrnn.backends.kernels import Kernels
+from fastrnn.scan.problem import Problem
 
 
-def supports(problem: Problem) -> str | None:
-    reason = fused.unmet_requirement(problem)
-    if reason is not None:
-        return reason
-    if any(plan is None for plan in fused.planned(problem, NAME)):
-        return f"no launch of {problem.hidden} hidden units fits this GPU"
-    return None
+class _Stepwise(Kernels):
+    name = "stepwise"
+
+    def supports(self, problem: Problem) -> str | None:
+        reason = fused.unmet_requirement(problem)
+        if reason is not None:
+            return reason
+        if any(plan is None for plan in fused.planned(problem, self.name)):
+            return f"no launch of {problem.hidden} hidden units fits this GPU"
+        return None
 
 
-def declines(problem: Problem) -> str | None:
-    return fused.declined() or handover.declined(problem)
-
-
-def describe(problem: Problem) -> str:
-    return fused.describe(problem, NAME)
+BACKEND = _Stepwise()

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrnn.cell_modules import _Cell
-from fastrnn.modules import _Layers
+from fastrnn.layers.base import Layers
+from fastrnn.layers.cells import CellModule
 
 
 def warmup(
@@ -36,15 +36,15 @@ def warmup(
     Raises:
         TypeError: `layer` is not one of fastrnn's, or a cell with one of the keywords.
     """
-    if not isinstance(layer, (_Layers, _Cell)):
+    if not isinstance(layer, (Layers, CellModule)):
         raise TypeError(f"warmup() takes a fastrnn layer or cell, got {type(layer).__module__}.{type(layer).__name__}")
-    if isinstance(layer, _Cell) and (lengths or resets or return_cells):
+    if isinstance(layer, CellModule) and (lengths or resets or return_cells):
         raise TypeError("warmup(): a cell takes neither lengths, resets nor return_cells")
-    weight: Any = layer.weight_ih_l0 if isinstance(layer, _Layers) else layer.weight_ih
+    weight: Any = layer.weight_ih_l0 if isinstance(layer, Layers) else layer.weight_ih
     device = weight.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for time, batch in shapes:
-            shape = (batch, layer.input_size) if isinstance(layer, _Cell) else (time, batch, layer.input_size)
+            shape = (batch, layer.input_size) if isinstance(layer, CellModule) else (time, batch, layer.input_size)
             input = torch.randn(shape, dtype=weight.dtype, device=device)
             given: dict[str, Any] = {"return_cells": True} if return_cells else {}
             if lengths:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastrnn.backends import aten
 from fastrnn.cells import CELLS, Cell
+from fastrnn.scan.problem import Stack, Weights
 
 _LIBRARY = torch.library.Library("fastrnn", "FRAGMENT")
 _LIBRARY.define(
@@ -33,10 +34,8 @@ def _run_aten_layer(
     input: Tensor, batch_sizes: Tensor | None, hx: list[Tensor], weights: list[Tensor], cell: str, training: bool
 ) -> tuple[Tensor, ...]:
     directions = hx[0].shape[0]
-    has_bias = len(weights) // directions >= 4
-    output, final = aten.layers(
-        CELLS[cell], input, batch_sizes, tuple(hx), weights, has_bias, 1, 0.0, training, directions == 2
-    )
+    stack = Stack(CELLS[cell], len(weights) // directions >= 4, 1, 0.0, training, directions == 2)
+    output, final = aten.BACKEND.layers(stack, input, batch_sizes, tuple(hx), weights)
     return output, *final
 
 
@@ -114,17 +113,18 @@ torch.library.register_autograd("fastrnn::aten_layer", _aten_backward, setup_con
 
 
 def aten_layer(
-    cell: Cell, input: Tensor, batch_sizes: Tensor | None, hx: tuple[Tensor, ...], weights: list[Tensor]
+    cell: Cell, input: Tensor, batch_sizes: Tensor | None, hx: tuple[Tensor, ...], weights: list[Weights]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One layer by torch's own kernels, as one node of a graph.
 
     Args:
-        cell, input, batch_sizes: as `fastrnn.functional.run` takes them.
+        cell, input, batch_sizes: as `fastrnn.stack.run` takes them.
         hx: one tensor per state, `(D, B, H or P)`.
-        weights: torch.nn's, of this layer, both directions.
+        weights: this layer's, by direction.
 
     Returns:
         The output and the final states.
     """
-    output, h, c = torch.ops.fastrnn.aten_layer(input, batch_sizes, list(hx), weights, cell.name)
+    flat = [t for w in weights for t in w if t is not None]
+    output, h, c = torch.ops.fastrnn.aten_layer(input, batch_sizes, list(hx), flat, cell.name)
     return output, (h, c) if len(hx) > 1 else (h,)

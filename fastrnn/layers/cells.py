@@ -11,17 +11,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastrnn import functional
+from fastrnn import stack, tracers
 from fastrnn.cells import BY_MODE, Cell
-from fastrnn.checks import jit_tracing
-from fastrnn.dispatch import Problem, check_name
-from fastrnn.functional import Weights
-from fastrnn.modules import fx_leaf, torch_twin
+from fastrnn.layers.base import forward_is_ours, fx_leaf, torch_twin
+from fastrnn.scan.choice import check_name
+from fastrnn.scan.problem import Problem, Weights
+from fastrnn.tracers import TRACED
 
 _BY_NONLINEARITY = {"tanh": BY_MODE["RNN_TANH"], "relu": BY_MODE["RNN_RELU"]}
 
 
-class _Cell(nn.RNNCellBase):
+class CellModule(nn.RNNCellBase):
     """What the three cells share."""
 
     backend: str = "auto"  # as in the layers
@@ -35,7 +35,7 @@ class _Cell(nn.RNNCellBase):
 
     def __prepare_scriptable__(self) -> nn.Module:
         """As for the layers."""
-        if type(self).forward not in (LSTMCell.forward, _SingleStateCell.forward):
+        if not forward_is_ours(self):
             return self
         return torch_twin(self, getattr(nn, self._name))
 
@@ -50,12 +50,13 @@ class _Cell(nn.RNNCellBase):
         if input.dim() not in (1, 2):
             raise ValueError(f"{self._name}: Expected input to be 1D or 2D, got {input.dim()}D instead")
 
-    def _fits(self, input: Tensor, hx: Any) -> bool:
+    def _fits(self, input: Tensor, hx: Any, recorder: str | None) -> bool:
         """Whether the states are what they should be, said quickly."""
         try:
-            if jit_tracing():  # sizes are tensors then, which nothing can be asked of
+            if recorder == TRACED:  # sizes are tensors then, which nothing can be asked of
                 return all(isinstance(h, Tensor) and h.dim() == input.dim() for h in hx)
-            shape, dtype, device = (*input.shape[:-1], self.hidden_size), input.dtype, input.device
+            hidden, dtype, device = self.hidden_size, input.dtype, input.device
+            shape = (input.shape[0], hidden) if input.dim() == 2 else (hidden,)
             for h in hx:
                 if h.shape != shape or h.dtype != dtype or h.device != device:
                     return False
@@ -104,12 +105,12 @@ class _Cell(nn.RNNCellBase):
 
     def _step(self, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
         """The next states, shaped like the input."""
-        fits = hx is None or self._fits(input, hx)
+        cell, recorder = self._cell(), tracers.recorder()
+        fits = hx is None or self._fits(input, hx, recorder)
         if not fits:
             self._check_states(input, hx)
-        cell = self._cell()
-        batched, states = self._prepare(input, hx, cell.states)
-        final = functional.one_step(cell, batched, states, self._weights(), self.backend, fits)
+        batched, states = (input, hx) if hx is not None and input.dim() == 2 else self._prepare(input, hx, cell.states)
+        final = stack.step(cell, batched, states, self._weights(), self.backend, fits, recorder)
         # Copies: a view could not be detached in place.
         return final if batched is input else tuple(h.squeeze(0).clone() for h in final)
 
@@ -118,11 +119,11 @@ class _Cell(nn.RNNCellBase):
         self._check_rank(input)
         states = None if hx is None else tuple(hx) if self._cell().states > 1 else (hx,)
         batched, states = self._prepare(input, states, self._cell().states)
-        problem = functional.one_step_problem(self._cell(), batched, states, self._weights())
+        problem = stack.step_problem(self._cell(), batched, states, self._weights())
         return dataclasses.replace(problem, time=1, batch=batched.shape[0], single=True)
 
 
-class LSTMCell(_Cell):
+class LSTMCell(CellModule):
     """One step of an LSTM; replaces `torch.nn.LSTMCell`.
 
     Args:
@@ -156,7 +157,7 @@ class LSTMCell(_Cell):
         return h, c
 
 
-class _SingleStateCell(_Cell):
+class _SingleStateCell(CellModule):
     """A cell whose only state is h."""
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:

@@ -12,17 +12,18 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fastrnn import cell_modules, converted, modules
-from fastrnn.dispatch import check_name
+from fastrnn import converted
+from fastrnn.layers import cells, rnn
+from fastrnn.scan.choice import check_name
 
 # torch.nn's class, fastrnn's, and the one that derives from both.
 _CLASSES: tuple[tuple[type[nn.Module], type[nn.Module], type[nn.Module]], ...] = (
-    (nn.LSTM, modules.LSTM, converted.LSTM),
-    (nn.GRU, modules.GRU, converted.GRU),
-    (nn.RNN, modules.RNN, converted.RNN),
-    (nn.LSTMCell, cell_modules.LSTMCell, converted.LSTMCell),
-    (nn.GRUCell, cell_modules.GRUCell, converted.GRUCell),
-    (nn.RNNCell, cell_modules.RNNCell, converted.RNNCell),
+    (nn.LSTM, rnn.LSTM, converted.LSTM),
+    (nn.GRU, rnn.GRU, converted.GRU),
+    (nn.RNN, rnn.RNN, converted.RNN),
+    (nn.LSTMCell, cells.LSTMCell, converted.LSTMCell),
+    (nn.GRUCell, cells.GRUCell, converted.GRUCell),
+    (nn.RNNCell, cells.RNNCell, converted.RNNCell),
 )
 _TO_BOTH = {torchs: both for torchs, _, both in _CLASSES}
 _TO_PLAIN = {kind: plain for torchs, plain, both in _CLASSES for kind in (torchs, both)}

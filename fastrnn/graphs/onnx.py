@@ -7,35 +7,20 @@ GRU is both of fastrnn's, and its operators take lengths. The older exporter (`d
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastrnn.backends import aten
-from fastrnn.checks import jit_tracing
-
-if TYPE_CHECKING:
-    from fastrnn.cells import Cell
-    from fastrnn.functional import Extras, Weights
+from fastrnn.cells import Cell
+from fastrnn.scan.problem import Extras, Stack, Weights, grouped
+from fastrnn.tracers import TRACED, in_onnx_export, recorder
 
 OPERATORS = {"lstm": "LSTM", "gru": "GRU", "gru_textbook": "GRU"}  # any other: RNN
 # Where ONNX's gates are among torch's: i f g o -> i o f c;  r z n -> z r h.
 GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "gru_textbook": (1, 0, 2)}
-
-
-def _asked() -> bool:
-    return torch.onnx.is_in_onnx_export()
-
-
-# Dynamo, the exporter's second try, takes torch's function for False: so ask while it traces.
-_asked._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def exporting() -> bool:
-    """Whether torch.onnx.export is recording this call; asked only where something traces, for asking imports it."""
-    return (torch.compiler.is_compiling() or jit_tracing()) and _asked()
 
 
 _REFUSED = "torch.onnx.export of a fastrnn layer cannot express"
@@ -44,16 +29,15 @@ _REFUSED = "torch.onnx.export of a fastrnn layer cannot express"
 def refuse_packed() -> None:
     """Raise RuntimeError, with a remedy, where something that traces is torch.onnx.export; before anything looks at the
     sizes."""
-    if _asked():
+    if in_onnx_export():
         raise RuntimeError(
             f"{_REFUSED} a PackedSequence: pass the padded input with lengths= instead, which ONNX's operators take, "
             "or export with dynamo=False"
         )
 
 
-def check(cell: Cell, extras: Extras) -> None:
+def _check(cell: Cell, extras: Extras, older: bool) -> None:
     """Raise RuntimeError, with a remedy, for what ONNX's operators, or the older exporter's, do not have."""
-    older = not torch.compiler.is_compiling()
     lacking = None
     if extras.resets is not None:
         lacking = "resets=: export a model that calls the layer without, and cut its input where episodes begin"
@@ -132,20 +116,32 @@ def _layer(
     return y.transpose(1, 2).flatten(2), tuple(final)
 
 
-def stack(
-    cell: Cell,
+def run(
+    stack: Stack,
     input: Tensor,
+    batch_sizes: Tensor | None,
     hx: tuple[Tensor, ...],
-    layers: list[list[Weights]],
-    dropout: float,
-    lengths: Tensor | None,
+    flat_weights: list[Tensor],
+    extras: Extras,
+    batch_first: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """`fastrnn.functional.run` as ONNX's operators; `layers` are the weights by layer and direction."""
-    D = len(layers[0])
+    """`fastrnn.stack.run` as ONNX's operators; the older exporter makes them of torch's own layers.
+
+    Raises:
+        RuntimeError, with a remedy: what they do not have.
+    """
+    older = recorder() == TRACED
+    _check(stack.cell, extras, older)
+    if older:
+        return aten.BACKEND.layers(stack, input, batch_sizes, hx, flat_weights, batch_first)
+    D = 2 if stack.bidirectional else 1
+    input = input.transpose(0, 1) if batch_first else input
     finals = []
-    for i, weights in enumerate(layers):
-        if i and dropout:
-            input = F.dropout(input, dropout, training=True)
-        input, final = _layer(cell, input, tuple(h[i * D : (i + 1) * D] for h in hx), weights, lengths)
+    for i, weights in enumerate(grouped(flat_weights, stack.num_layers, D)):
+        if i and stack.dropout and stack.training:
+            input = F.dropout(input, stack.dropout, training=True)
+        state = tuple(h[i * D : (i + 1) * D] for h in hx)
+        input, final = _layer(stack.cell, input, state, weights, extras.lengths)
         finals.append(final)
-    return input, tuple(torch.cat(same) for same in zip(*finals, strict=True))
+    output = input.transpose(0, 1) if batch_first else input
+    return output, tuple(torch.cat(same) for same in zip(*finals, strict=True))

@@ -30,11 +30,6 @@ def debug(enabled: bool = True) -> Iterator[None]:
         _DEBUG.reset(token)
 
 
-def jit_tracing() -> bool:
-    """Whether torch.jit.trace is recording; torch.compile cannot look, and does not have to."""
-    return not torch.compiler.is_compiling() and torch._C._is_tracing()
-
-
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
     """`tensor` on `device`; the host waits only where it could not go on, and may then change what it gave.
 

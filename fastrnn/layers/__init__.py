@@ -1,0 +1,1 @@
+"""The torch.nn contract: LSTM, GRU and RNN, and their cells."""

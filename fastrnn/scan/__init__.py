@@ -1,0 +1,1 @@
+"""One scan a layer: what is asked (`problem`), who runs it (`choice`), and the operators that autograd sees."""

@@ -1,0 +1,250 @@
+"""Which backend runs a layer, and how: a pure, ordered choice over data, and its explanation.
+
+`select` walks `BACKENDS` in order and takes the first that supports the problem. Each backend says why it cannot serve
+(`supports`) and why `"auto"` passes over it although it could (`declines`); an explicit choice that cannot be honoured
+raises with that reason. No environment variable takes part. `choose` is that for a call, at a call's speed, with what
+is known of it besides: its batch, its time steps on the host, and who records it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrnn import tracers
+from fastrnn.backends import aten, handover, packed_cost, persistent, reference, stepwise
+from fastrnn.cells import CELLS, Cell
+from fastrnn.scan.problem import Backend, Extras, Problem, Stack
+
+BACKENDS: tuple[Backend, ...] = (persistent.BACKEND, stepwise.BACKEND, aten.BACKEND, reference.BACKEND)
+BY_NAME: dict[str, Backend] = {backend.name: backend for backend in BACKENDS}
+NAMES: tuple[str, ...] = ("auto", *BY_NAME)
+
+# How a backend runs a stack of layers.
+SCAN = "scan"  # a scan for each layer
+WHOLE = "whole"  # by its own layers, all in one call
+NODE = "node"  # by torch's own layers, each one node of a graph
+ONNX = "onnx"  # not at all: ONNX's operators are left in a graph
+
+_ATEN = aten.BACKEND.name
+
+
+def check_name(backend: str) -> str:
+    """`backend` itself, or ValueError with the names there are."""
+    if backend not in NAMES:
+        raise ValueError(f"backend should be one of {', '.join(map(repr, NAMES))}, got {backend!r}")
+    return backend
+
+
+def select(problem: Problem, backend: str = "auto") -> Backend:
+    """The backend that runs `problem`.
+
+    Args:
+        problem: what is to be computed.
+        backend: `"auto"` or the name of one of `BACKENDS`.
+
+    Raises:
+        ValueError: `backend` is no backend's name.
+        RuntimeError: the backend asked for cannot run this problem; the message says why and what to do.
+    """
+    check_name(backend)
+    for candidate in BACKENDS:
+        if backend not in ("auto", candidate.name):
+            continue
+        reason = candidate.supports(problem)
+        if backend == candidate.name and reason is not None:
+            raise RuntimeError(
+                f"backend={backend!r} cannot run {problem.describe()}: {reason}. "
+                "Pass backend='auto' to let fastrnn choose, or see fastrnn.explain()."
+            )
+        if reason is None and (backend == candidate.name or candidate.declines(problem) is None):
+            return candidate
+    raise AssertionError("the reference backend runs everything")
+
+
+@functools.lru_cache(maxsize=4096)
+def _selected(
+    backend: str, cell: str, dtype: torch.dtype, device: torch.device, hidden: int, directions: int, layers: int,
+    projection: int, grad: bool, packed: bool, lengths: bool, resets: bool, cells: bool, transformed: bool,
+    single: bool, evaluating: bool, switches: object,
+) -> tuple[str, bool, int | None]:  # fmt: skip
+    """`select(...).name`; whether its own layers do it all; and from which batch on torch's do so all the same.
+    Remembered, by plain values: this is on the path of every call, where microseconds count."""
+    problem = Problem(
+        CELLS[cell], dtype, device, 0, 0, hidden, directions, layers, projection, grad, packed, lengths, resets, cells,
+        transformed, single, evaluating,
+    )  # fmt: skip
+    chosen = select(problem, backend)
+    most = handover.torchs_from(problem) if backend == "auto" and chosen.name != _ATEN else None
+    return chosen.name, chosen.lacks(problem) is None, most
+
+
+def _selected_at_tracing(*values: Any) -> tuple[str, bool, int | None]:
+    """While torch.compile traces, the choice is made once and becomes part of the graph."""
+    return _selected(*values, handover.switches())
+
+
+@functools.lru_cache(maxsize=4096)
+def _step_selected(
+    backend: str, cell: str, dtype: torch.dtype, device: torch.device, hidden: int, grad: bool, transformed: bool,
+    switches: object,
+) -> tuple[str, bool, int | None]:  # fmt: skip
+    """`_selected` for one step, by the values that vary there: looking up fewer takes less."""
+    asked = (False, False, False, False)
+    return _selected(backend, cell, dtype, device, hidden, 1, 1, 0, grad, *asked, transformed, True, False, switches)
+
+
+def _step_selected_at_tracing(*values: Any) -> tuple[str, bool, int | None]:
+    return _step_selected(*values, handover.switches())
+
+
+# What torch.compiler.assume_constant_result does, without importing the compiler, which takes a second.
+_selected_at_tracing._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_step_selected_at_tracing._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _is_at_least(batch: int, most: int) -> bool:
+    """Whether a batch has so many rows; under torch.compile, with a batch that varies, the one guard on
+    it. What is exported or traced must serve every batch, and is not chosen by that of the example."""
+    if tracers.exporting() or tracers.jit_tracing():
+        return False
+    return batch >= most
+
+
+def choose(
+    backend: str,
+    stack: Stack,
+    input: Tensor,
+    batch: int,
+    time: int,
+    hidden: int,
+    projection: int,
+    batch_sizes: Tensor | None,
+    extras: Extras,
+    dtype: torch.dtype,
+    grad: bool,
+    recorder: str | None,
+) -> tuple[str, str]:
+    """The name of the backend that runs a stack of layers, and how: SCAN, WHOLE, NODE or ONNX.
+
+    Args:
+        backend: `"auto"` or the name of one.
+        stack, input, batch_sizes, extras: as `fastrnn.stack.run` takes them.
+        batch, time, hidden, projection: sizes; `time` is that of padded input.
+        dtype: of the computation.
+        grad: whether backward will be needed.
+        recorder: who records the call, see `fastrnn.tracers`.
+
+    Raises:
+        RuntimeError: the backend asked for cannot run this, or not while it is recorded.
+    """
+    cell, _, layers, _, training, bidirectional = stack
+    lengths, resets, cells = extras
+    directions = 2 if bidirectional else 1
+    device, packed = input.device, batch_sizes is not None
+    of = (cell.name, dtype, device, hidden, directions, layers, projection, grad, packed, lengths is not None,
+          resets is not None, cells)  # fmt: skip
+    if recorder == tracers.COMPILED:
+        name, whole, most = _selected_at_tracing(backend, *of, False, False, not training)
+    else:
+        switches = None if device.type == "cpu" else handover.switches()
+        name, whole, most = _selected(backend, *of, tracers.transformed(), False, not training, switches)
+    if most is not None and _is_at_least(batch, most):
+        name, whole = _ATEN, True
+    if recorder is None:
+        if not whole and name == _ATEN:
+            whole = _trains_rows_by_layers(cell, input, batch, time, hidden, directions, batch_sizes, extras)
+        return name, WHOLE if whole else SCAN
+    if tracers.in_onnx_export():
+        return name, ONNX
+    # A PackedSequence's sizes are data, which only torch's layer, as one node, keeps out of a graph. Those of `lengths`
+    # torch's layer would look at, and a trace make constants of.
+    whole = lengths is None and (whole or (name == _ATEN and packed and cell.mode in aten.MODES and not cells))
+    if recorder == tracers.COMPILED:
+        return name, NODE if whole else SCAN
+    if name == reference.BACKEND.name:
+        raise RuntimeError(
+            "torch.jit.trace would keep this input's number of time steps for every other: the reference, which "
+            "runs here, is a Python loop over them. Trace the layer with backend='auto' or 'aten', and outside of "
+            "torch.func transforms."
+        )
+    return name, WHOLE if whole else SCAN
+
+
+def _trains_rows_by_layers(
+    cell: Cell, input: Tensor, batch: int, time: int, hidden: int, directions: int, batch_sizes: Tensor | None,
+    extras: Extras,
+) -> bool:  # fmt: skip
+    """Whether torch's own layer is to train rows of unequal length on a CPU, where the lengths can be looked at."""
+    lengths, resets, cells = extras
+    if resets is not None or cells or input.device.type != "cpu" or cell.mode not in aten.MODES:
+        return False
+    if batch_sizes is not None:
+        time = batch_sizes.shape[0]
+    elif lengths is None:
+        return False
+    sizes, margin = (hidden, directions), packed_cost.MARGIN
+    if time < packed_cost.scan_from(cell.mode, batch, *sizes, margin):
+        return True
+    rows = input.shape[0] if lengths is None else sum(lengths.tolist())  # an operator's call costs more
+    return packed_cost.layer_is_faster(cell.mode, time, batch, rows, *sizes, margin)
+
+
+def choose_step(
+    backend: str, cell: Cell, input: Tensor, hidden: int, dtype: torch.dtype, grad: bool, recorder: str | None
+) -> tuple[str, bool]:
+    """`choose` for one step of a cell module: who runs it, and whether by a step of its own."""
+    of = (backend, cell.name, dtype, input.device, hidden, grad)
+    if recorder == tracers.COMPILED:
+        name, whole, most = _step_selected_at_tracing(*of, False)
+    else:
+        switches = None if input.is_cpu else handover.switches()
+        name, whole, most = _step_selected(*of, tracers.transformed(), switches)
+    if most is not None and _is_at_least(input.shape[0], most):
+        return _ATEN, True
+    return name, whole
+
+
+def explanation(problem: Problem, backend: str = "auto") -> str:
+    """A line per backend: which one runs, in which tier, and why each other does not."""
+    lines = [problem.describe()]
+    try:
+        chosen = select(problem, backend)
+    except RuntimeError as error:
+        chosen = None
+        lines.append(f"  error: {error}")
+    for candidate in BACKENDS:
+        cannot, declined = candidate.supports(problem), candidate.declines(problem)
+        if candidate is chosen:
+            verdict = f"runs: {candidate.describe(problem)}"
+        elif cannot is not None:
+            verdict = f"cannot run: {cannot}"
+        elif backend != "auto":
+            verdict = f"could run, but backend={backend!r} was asked for"
+        elif declined is not None:
+            verdict = f"passed over: {declined}"
+        else:
+            verdict = "could run, but comes later"
+        lines.append(f"  {candidate.name:<11} {verdict}")
+    times = handover.times_us(problem)
+    if times is not None:
+        lines.append(f"  scans       {handover.in_words(times)}; by models, not measured")
+    return "\n".join(lines)
+
+
+def explain(layer: Any, input: Any, hx: Any = None, **options: Any) -> None:
+    """Print which backend and tier would run `layer(input, hx, **options)`, and why each other backend would not.
+
+    Args:
+        layer: a fastrnn layer or cell.
+        input, hx, options: what it would be called with; nothing is computed.
+
+    Raises:
+        TypeError: `layer` is not one of fastrnn's.
+    """
+    if not hasattr(layer, "_problem"):
+        raise TypeError(f"explain() takes a fastrnn layer or cell, got {type(layer).__module__}.{type(layer).__name__}")
+    print(explanation(layer._problem(input, hx, **options), layer.backend))

@@ -1,0 +1,154 @@
+"""The operators, as torch.library sees them: one pair for all cells.
+
+    fastrnn::scan_layer     the forward scan of one layer, both directions, with results as layers return them
+    fastrnn::scan_backward  its gradient, without what single matrix products over all steps compute
+    fastrnn::scan           the forward scan with results as the kernels return them: in programs exported before
+
+Fake kernels give their shapes; autograd is registered on the first, in terms of the second. Cells and backends go by
+name, since an operator's arguments are data, and tensors one by one: here, and nowhere else, the types of
+`fastrnn.kernels.tensors` are taken apart. `fastrnn.graphs.node` has the operators for torch's own layer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrnn import tracers
+from fastrnn.cells import CELLS, Cell
+from fastrnn.kernels.tensors import Inputs, Kept, Upstream
+from fastrnn.scan import derivatives
+from fastrnn.scan.choice import BY_NAME
+
+_INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor state, Tensor? lengths, Tensor? resets"
+_KEPT = "Tensor weight, Tensor state, Tensor? lengths, Tensor? resets, Tensor output, Tensor cells, Tensor saved"
+_LIBRARY = torch.library.Library("fastrnn", "DEF")
+for _schema in (
+    f"scan({_INPUTS}, str cell, str backend, bool save, bool keep_cells)"
+    " -> (Tensor output, Tensor final, Tensor cells, Tensor saved)",
+    # Results that are reshaped or indexed outside are views to autograd, which users can neither detach in place nor
+    # keep without all that lies beside them: hence c apart from h, and the output laid out in here.
+    f"scan_layer({_INPUTS}, str cell, str backend, bool save, bool keep_cells, bool batch_first)"
+    " -> (Tensor output, Tensor h, Tensor c, Tensor cells, Tensor saved)",
+    f"scan_backward(Tensor? dout, Tensor? dfinal, Tensor? dcells, {_KEPT}, str cell, str backend)"
+    " -> (Tensor dx, Tensor dr, Tensor dstate)",
+):
+    _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+
+def _taken(args: tuple[Any, ...]) -> tuple[Inputs, tuple[Any, ...]]:
+    """A forward operator's arguments: the tensors, and the options."""
+    return Inputs(*args[:6]), args[6:]
+
+
+def _scan(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    inputs, (cell, backend, save, keep_cells) = _taken(args)
+    output, h, c, cells, saved = torch.ops.fastrnn.scan_layer(*inputs, cell, backend, save, keep_cells, False)
+    T, B, D, _, H = inputs.x.shape
+    final = torch.stack((h, c) if CELLS[cell].states > 1 else (h,))
+    cells = cells.view(T, B, D, CELLS[cell].states - 1, H) if save or keep_cells else cells
+    return output.view(T, B, D, H), final, cells, saved
+
+
+def _laid_out(rows: Tensor, batch_first: bool) -> Tensor:
+    """A fresh `(T, B, D, ..., H)` tensor as layers return it, `(T, B, D * ... * H)` or with `batch_first`
+    `(B, T, D * ... * H)`; changed in place, since autograd would take a new one for a view."""
+    T, B, *sizes = rows.shape
+    rows.resize_(T, B, math.prod(sizes))
+    return rows.transpose_(0, 1) if batch_first else rows
+
+
+def _scan_layer(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    inputs, (cell, backend, save, keep_cells, batch_first) = _taken(args)
+    output, final, cells, saved = BY_NAME[backend].scan(inputs, CELLS[cell], save, keep_cells)
+    if CELLS[cell].states > 1:
+        h, c = final[0].clone(), final[1].clone()
+    else:
+        h, c = final.resize_(final.shape[1:]), final.new_empty(0)
+    if save or keep_cells:
+        cells = _laid_out(cells, batch_first)
+    return _laid_out(output, batch_first), h, c, cells, saved
+
+
+def _scan_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *tensors, cell, backend = args
+    dx, dr, dstate = BY_NAME[backend].scan_backward(Upstream(*tensors[:3]), Kept(*tensors[3:]), CELLS[cell])
+    # An operator's outputs may not be one tensor: where dr is dx, it comes back empty.
+    return dx, dr if CELLS[cell].splits_bias else dr.new_empty(0), dstate
+
+
+def _scan_layer_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    (x, _, _, state, _, _), (cell, _, save, keep_cells, batch_first) = _taken(args)
+    T, B, D, _, H = x.shape
+    counts = CELLS[cell]
+    output, cells = x.new_empty((T, B, D * H)), x.new_empty((0,))
+    if save or keep_cells:
+        cells = x.new_empty((T, B, D * (counts.states - 1) * H))
+    if batch_first:
+        output, cells = output.transpose(0, 1), cells.transpose(0, 1) if save or keep_cells else cells
+    return (
+        output,
+        state.new_empty((D, B, H)),
+        state.new_empty((D, B, H) if counts.states > 1 else (0,)),
+        cells,
+        x.new_empty((T, B, D, counts.saved, H) if save else (0,)),
+    )
+
+
+def _scan_backward_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *tensors, cell, _ = args
+    _, state, _, _, output, _, _ = tensors[3:]
+    T, B, D, H = output.shape
+    counts = CELLS[cell]
+    dx = output.new_empty((T, B, D, counts.gates, H))
+    dr = torch.empty_like(dx) if counts.splits_bias else output.new_empty(0)
+    return dx, dr, torch.empty_like(state, memory_format=torch.contiguous_format)
+
+
+_LIBRARY.impl("scan", _scan, "CompositeImplicitAutograd")
+_LIBRARY.impl("scan_layer", _scan_layer, "CompositeExplicitAutograd")
+_LIBRARY.impl("scan_backward", _scan_backward, "CompositeExplicitAutograd")
+torch.library.register_fake("fastrnn::scan_layer", _scan_layer_fake)
+torch.library.register_fake("fastrnn::scan_backward", _scan_backward_fake)
+torch.library.register_autograd(
+    "fastrnn::scan_layer", derivatives.backward, setup_context=derivatives.keep_for_backward
+)
+torch.library.register_autograd(
+    "fastrnn::scan_backward", derivatives.double_backward, setup_context=derivatives.keep_for_double_backward
+)
+torch.library.register_vmap("fastrnn::scan_backward", derivatives.batched_backward)
+
+
+def scan(
+    inputs: Inputs, cell: Cell, backend: str, keep_cells: bool, batch_first: bool = False
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """One layer's scan by any backend; saves for backward only what will be differentiated.
+
+    Returns:
+        The output `(T, B, D * H)`, one final state `(D, B, H)` for each that the cell has, and, with `keep_cells`, the
+        states other than h of every step, `(T, B, D * (STATES - 1) * H)`; with `batch_first`, B comes before T. They
+        are tensors of their own: none is a view, none keeps another's memory.
+    """
+    chosen = BY_NAME[backend]
+    if chosen.differentiable:
+        output, final, cells, _ = chosen.scan(inputs, cell, False, keep_cells)
+        if batch_first:
+            output, cells = output.transpose(0, 1), cells.transpose(0, 1)
+        states = tuple(final[i].clone() for i in range(cell.states))
+        cells = torch.cat(cells.flatten(3).unbind(2), -1) if keep_cells else cells
+        return torch.cat(output.unbind(2), -1), states, cells
+    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs[:4])
+    recorder = tracers.recorder()
+    if recorder == tracers.TRACED:
+        # What is recorded here may be differentiated later, and torch.jit.trace, which checks what it recorded under
+        # no_grad, must find the same again.
+        save = not torch.is_inference_mode_enabled()
+    # In inference the operator's own bookkeeping, a third of a short call's time, would be for nobody: no tracer, no
+    # mode that watches operators (fake tensors, say), no gradient.
+    watched = save or recorder is not None or torch._C._len_torch_dispatch_stack() > 0
+    call = torch.ops.fastrnn.scan_layer if watched else _scan_layer
+    output, h, c, cells, _ = call(*inputs, cell.name, backend, save, keep_cells, batch_first)
+    return output, (h, c) if cell.states > 1 else (h,), cells

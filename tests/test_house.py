@@ -1,0 +1,135 @@
+"""The plan of the house (docs/inside/house.md): what may import what, and how large a room may grow."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# From the ground up: a module imports from floors below its own, and from its own where that makes no circle.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("fastrnn.kernels",),
+    ("fastrnn.cells", "fastrnn.tracers"),
+    ("fastrnn.scan.problem",),
+    ("fastrnn.backends",),
+    ("fastrnn.scan.choice",),
+    ("fastrnn.scan",),
+    ("fastrnn.batch", "fastrnn.graphs"),
+    ("fastrnn.ops",),
+    ("fastrnn.stack",),
+    ("fastrnn.layers",),
+    ("fastrnn.converted", "fastrnn.export", "fastrnn.interop"),
+    ("fastrnn",),  # whose names are loaded on first use
+    ("fastrnn.bench",),
+)
+MOST_LINES, MOST_BODY = 400, 60
+# What may be larger, and why.
+EXCEPTIONS: dict[str, str] = {}
+
+
+def _modules() -> dict[str, Path]:
+    """Every module of the package by name, kernels and benchmark included."""
+    found = {}
+    for folder, prefix in (("fastrnn", "fastrnn"), ("kernels", "fastrnn.kernels"), ("bench", "fastrnn.bench")):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            found[".".join((prefix, *parts)).removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = {name: path for name, path in _modules().items() if name.startswith("fastrnn")}
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """The modules of the package that a file imports, anywhere in it, but for what only type checkers read."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield from (name for name in (whole if whole in MODULES else node.module,) if name in MODULES)
+
+
+IMPORTS = {name: sorted({*_imported(path)} - {name}) for name, path in MODULES.items()}
+
+
+def _floor(module: str) -> int:
+    """The floor whose name is longest of those that the module's begins with."""
+    homes = [(len(room), i) for i, rooms in enumerate(FLOORS) for room in rooms if f"{module}.".startswith(f"{room}.")]
+    return max(homes)[1]
+
+
+def _circle(imports: dict[str, list[str]]) -> list[str]:
+    """Modules that import each other in turn; none where there are none."""
+    done: set[str] = set()
+
+    def visit(module: str, way: list[str]) -> list[str]:
+        if module in way:
+            return [*way[way.index(module) :], module]
+        if module in done:
+            return []
+        for other in imports[module]:
+            circle = visit(other, [*way, module])
+            if circle:
+                return circle
+        done.add(module)
+        return []
+
+    return next((circle for module in imports if (circle := visit(module, []))), [])
+
+
+def test_imports_go_down() -> None:
+    upwards = [
+        f"{module} imports {other}"
+        for module, others in IMPORTS.items()
+        for other in others
+        if other != "fastrnn" and _floor(other) > _floor(module)
+    ]
+    assert not upwards
+    assert IMPORTS["fastrnn.stack"], "the test would pass if it found no imports"
+
+
+def test_no_circle() -> None:
+    assert _circle(IMPORTS) == []
+
+
+def test_a_circle_is_found() -> None:
+    """By deferred imports too, since those are all that `_imported` looks for beside the others."""
+    assert _circle({"a": ["b"], "b": ["c"], "c": ["b"]}) == ["b", "c", "b"]
+
+
+def _bodies(path: Path) -> Iterator[tuple[str, int]]:
+    """Each function of a file, and how many lines its body has, its docstring apart."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            statements = node.body[1:] if ast.get_docstring(node) else node.body
+            if statements:
+                yield node.name, (node.end_lineno or 0) - statements[0].lineno + 1
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_sizes(module: str) -> None:
+    path = MODULES[module]
+    lines = len(path.read_text().splitlines())
+    assert lines <= MOST_LINES or module in EXCEPTIONS, f"{lines} lines"
+    large = {f"{module}.{name}": body for name, body in _bodies(path) if body > MOST_BODY}
+    assert {name: body for name, body in large.items() if name not in EXCEPTIONS} == {}
+
+
+@pytest.mark.parametrize("name", EXCEPTIONS)
+def test_exceptions_are_needed(name: str) -> None:
+    module = max((m for m in MODULES if f"{name}.".startswith(f"{m}.")), key=len)
+    path = MODULES[module]
+    if name == module:
+        assert len(path.read_text().splitlines()) > MOST_LINES
+    else:
+        assert dict(_bodies(path))[name.removeprefix(f"{module}.")] > MOST_BODY
