@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from fastrnn.bench import cases, commands, files, kernels, record
+from fastrnn.bench import commands
+from fastrnn.bench.gpu import kernels
+from fastrnn.bench.rows import cases, files, record
 from fastrnn.kernels import configs
 
 _FILES = f"results files (default: those in {files.FOLDER}, or those committed)"

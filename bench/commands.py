@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastrnn.bench import cases, files, record
-from fastrnn.bench import kernels as kernel_report
+from fastrnn.bench.gpu import kernels as kernel_report
+from fastrnn.bench.rows import cases, files, record
 
 if TYPE_CHECKING:
-    from fastrnn.bench.run import Plan
+    from fastrnn.bench.measuring.run import Plan
 
 
 def _need(module: str, hint: str = "") -> None:
@@ -65,7 +65,7 @@ def _command(arguments: argparse.Namespace) -> list[str]:
 
 def _providers(arguments: argparse.Namespace) -> list[str]:
     """Who is asked for, each once; nobody is named where that is left to the rows."""
-    from fastrnn.bench.providers import PROVIDERS, installed
+    from fastrnn.bench.providers.table import PROVIDERS, installed
 
     names: list[str] = []
     for name in arguments.provider or ():
@@ -83,7 +83,7 @@ def _providers(arguments: argparse.Namespace) -> list[str]:
 
 def run(arguments: argparse.Namespace) -> int:
     _need("torch")
-    from fastrnn.bench import run
+    from fastrnn.bench.measuring import run
 
     where = run.device(arguments.device)
     cuda = where.type == "cuda"
@@ -120,7 +120,8 @@ def compile_ahead(arguments: argparse.Namespace) -> int:
     reason = kernel_report.unavailable()
     if reason is not None:
         raise record.BenchError(reason)
-    from fastrnn.bench import ahead, run
+    from fastrnn.bench.gpu import ahead
+    from fastrnn.bench.measuring import run
 
     launches = [launch for file in arguments.launches or () for launch in ahead.read(file)]
     if not arguments.launches:
@@ -130,7 +131,8 @@ def compile_ahead(arguments: argparse.Namespace) -> int:
 
 def _run_against(arguments: argparse.Namespace, plan: Plan) -> int:
     """Measure the base and this commit in turn, so that a machine that slows down does so for both; then compare."""
-    from fastrnn.bench import base, compare, run
+    from fastrnn.bench.measuring import base, run
+    from fastrnn.bench.showing import compare
 
     commit = base.resolve(arguments.base)
     old: list[record.Row] = []
@@ -174,13 +176,13 @@ def kernels(arguments: argparse.Namespace) -> int:
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    from fastrnn.bench import compare
+    from fastrnn.bench.showing import compare
 
     return compare.compare(record.read(arguments.old), record.read(arguments.new))
 
 
 def report(arguments: argparse.Namespace) -> int:
-    from fastrnn.bench import report
+    from fastrnn.bench.showing import report
 
     pages = {report.fill: arguments.readme, report.fill_cpu: arguments.cpu_page}
     asked = {fill: Path(page) for fill, page in pages.items() if page is not None}
@@ -195,7 +197,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 def plot(arguments: argparse.Namespace) -> int:
     _need("matplotlib", "; pip install 'fastrnn[bench]', or matplotlib alone")
-    from fastrnn.bench import plot
+    from fastrnn.bench.showing import plot
 
     rows = [row for file in files.to_show(arguments.files) for row in record.read(file)]
     written = plot.plot(rows, Path(arguments.out))
@@ -205,7 +207,7 @@ def plot(arguments: argparse.Namespace) -> int:
 
 def packed(arguments: argparse.Namespace) -> int:
     _need("torch")
-    from fastrnn.bench import packed
+    from fastrnn.bench.measuring import packed
 
     if arguments.fit:
         return packed.fit(arguments.fit)
@@ -218,7 +220,7 @@ def machine(arguments: argparse.Namespace) -> int:
     import torch
 
     from fastrnn.backends import fused
-    from fastrnn.bench import machine
+    from fastrnn.bench.gpu import machine
 
     reason = machine.unavailable()
     if reason is not None:
@@ -242,7 +244,7 @@ def hour(arguments: argparse.Namespace) -> int:
     _need("torch")
     import torch
 
-    from fastrnn.bench import hour
+    from fastrnn.bench.gpu import hour
 
     folder = Path(arguments.out).absolute()
     todo = hour.parts(folder, arguments.commit or record.commit())
@@ -267,7 +269,7 @@ def hour(arguments: argparse.Namespace) -> int:
 
 def env(arguments: argparse.Namespace) -> int:
     _need("torch")
-    from fastrnn.bench import report
+    from fastrnn.bench.showing import report
 
     print(report.environment_text(), end="")
     return 0

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from fastrnn.bench import cli, record, timing
+from fastrnn.bench import cli
+from fastrnn.bench.measuring import timing
+from fastrnn.bench.rows import record
 
 CPU = torch.device("cpu")
 TINY = ["--shape", "5,2,3,4", "--cell", "lstm", "--mode", "train"]

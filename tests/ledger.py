@@ -20,8 +20,8 @@ import pytest
 import support
 import torch
 
-from fastrnn.bench import record
-from fastrnn.bench.timing import lost
+from fastrnn.bench.measuring.timing import lost
+from fastrnn.bench.rows import record
 
 LOST = 70  # pytest's exit code where the GPU was lost: start again, with the same ledger
 
@@ -108,7 +108,7 @@ class Recorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self) -> Generator[None, object, object]:
         """Written test by test: a run that is cut off leaves what it found."""
-        from fastrnn.bench import ahead
+        from fastrnn.bench.gpu import ahead
 
         with ahead.recording() as found:
             result = yield

@@ -17,8 +17,11 @@ import torch
 from benching import CPU, TINY, bench, make_brief
 from torch import Tensor, nn
 
-from fastrnn.bench import cases, cli, measure, providers, record, run, timing
-from fastrnn.bench.cases import Case, Shape
+from fastrnn.bench import cli
+from fastrnn.bench.measuring import measure, run, timing
+from fastrnn.bench.providers import table as providers
+from fastrnn.bench.rows import cases, record
+from fastrnn.bench.rows.cases import Case, Shape
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = {

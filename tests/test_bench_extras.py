@@ -10,8 +10,11 @@ import pytest
 import torch
 from benching import CPU, TINY, bench, make_brief
 
-from fastrnn.bench import cases, data, measure, peers, providers
-from fastrnn.bench.cases import Case, Shape
+from fastrnn.bench.measuring import data, measure
+from fastrnn.bench.providers import peers
+from fastrnn.bench.providers import table as providers
+from fastrnn.bench.rows import cases
+from fastrnn.bench.rows.cases import Case, Shape
 
 BASE = Case("lstm", "train", "float32", 7, 3, 5, 4, 2, True)
 EXTRAS: list[dict[str, Any]] = [

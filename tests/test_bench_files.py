@@ -10,8 +10,10 @@ import torch
 from benching import ROW, TINY, make_brief
 from torch import nn
 
-from fastrnn.bench import cli, files, providers, record
-from fastrnn.bench.cases import Case
+from fastrnn.bench import cli
+from fastrnn.bench.providers import table as providers
+from fastrnn.bench.rows import files, record
+from fastrnn.bench.rows.cases import Case
 
 pytest.importorskip("matplotlib")
 

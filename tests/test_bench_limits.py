@@ -15,8 +15,12 @@ from benching import CPU, ROW, make_brief
 from support import compiling_environment
 
 from fastrnn.backends import fused
-from fastrnn.bench import cli, files, limits, machine, progress, record, run
-from fastrnn.bench.cases import Case
+from fastrnn.bench import cli
+from fastrnn.bench.gpu import machine
+from fastrnn.bench.measuring import limits, run
+from fastrnn.bench.rows import files, record
+from fastrnn.bench.rows.cases import Case
+from fastrnn.bench.showing import progress
 from fastrnn.kernels import configs
 from fastrnn.kernels.configs import ScanShape
 
@@ -212,7 +216,7 @@ COMPILE = """
     import json, re, triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
-    from fastrnn.bench import machine, probes
+    from fastrnn.bench.gpu import machine, probes
     from fastrnn.kernels.offline import _disassemble
 
     for name, probe in machine.all_probes(132).items():

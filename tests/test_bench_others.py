@@ -18,9 +18,13 @@ import torch
 from benching import CPU, TINY, bench, make_brief
 from torch import Tensor, nn
 
-from fastrnn.bench import cases, cli, measure, others, providers
-from fastrnn.bench.cases import Case
-from fastrnn.bench.providers import PROVIDERS, State
+from fastrnn.bench import cli
+from fastrnn.bench.measuring import measure
+from fastrnn.bench.providers import others
+from fastrnn.bench.providers import table as providers
+from fastrnn.bench.providers.table import PROVIDERS, State
+from fastrnn.bench.rows import cases
+from fastrnn.bench.rows.cases import Case
 
 BASE = Case("lstm", "train", "float32", 7, 3, 5, 4)
 CUDA = torch.device("cuda")

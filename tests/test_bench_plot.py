@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from benching import ROW
 
-from fastrnn.bench import cli, record
+from fastrnn.bench import cli
+from fastrnn.bench.rows import record
 
 pytest.importorskip("matplotlib")
 
 import matplotlib.colors
 
-from fastrnn.bench import bars, plot
+from fastrnn.bench.showing import bars, plot
 
 
 def _rows(**changes: Any) -> list[record.Row]:

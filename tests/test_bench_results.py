@@ -17,8 +17,11 @@ import pytest
 import torch
 from benching import ROW, TINY, bench, make_brief
 
-from fastrnn.bench import cases, cli, commands, compare, files, record, report, run, timing
-from fastrnn.bench.compare import Timing
+from fastrnn.bench import cli, commands
+from fastrnn.bench.measuring import run, timing
+from fastrnn.bench.rows import cases, files, record
+from fastrnn.bench.showing import compare, report
+from fastrnn.bench.showing.compare import Timing
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = dataclasses.replace(ROW, provider="torch.nn", us_per_step=5.0, p20=4.5, p80=5.5, ratio=1.0)
@@ -286,7 +289,7 @@ def test_base_measures_the_other_commit(tmp_path: Path) -> None:
     for folder in ("bench", "fastrnn", "kernels"):
         shutil.copytree(ROOT / folder, repo / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     git = ["git", "-C", str(repo), "-c", "user.name=n", "-c", "user.email=e@example.com"]
-    modules, init = repo / "fastrnn" / "functional.py", repo / "bench" / "cases.py"
+    modules, init = repo / "fastrnn" / "functional.py", repo / "bench" / "rows" / "cases.py"
     quick, slow = modules.read_text(), "    import time\n\n    time.sleep(0.05)\n    D = 2 if"
     assert "    D = 2 if" in quick
     modules.write_text(quick.replace("    D = 2 if", slow, 1))

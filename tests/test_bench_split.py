@@ -10,8 +10,9 @@ import torch
 from benching import CPU
 
 import fastrnn
-from fastrnn.bench import measure, providers, split
-from fastrnn.bench.cases import Case
+from fastrnn.bench.measuring import measure, split
+from fastrnn.bench.providers import table as providers
+from fastrnn.bench.rows.cases import Case
 
 
 def _slowed(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, seconds: float) -> None:

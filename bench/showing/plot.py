@@ -18,9 +18,9 @@ import matplotlib.ticker
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fastrnn.bench import bars
-from fastrnn.bench.compare import Timing, grouped, pooled
-from fastrnn.bench.record import BenchError, Environment, Row
+from fastrnn.bench.rows.record import BenchError, Environment, Row
+from fastrnn.bench.showing import bars
+from fastrnn.bench.showing.compare import Timing, grouped, pooled
 
 _FORMATS = ("png", "svg")
 # Time-independent files, whose text can be searched.

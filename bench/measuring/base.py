@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import fastrnn
-from fastrnn.bench import record
+from fastrnn.bench.rows import record
 
 ROOT = Path(fastrnn.__file__).parent.parent
 

@@ -24,12 +24,12 @@ from typing import Any
 
 import torch
 
-from fastrnn.bench.cases import Case
-from fastrnn.bench.data import make_inputs, make_weights
-from fastrnn.bench.measure import call_once
-from fastrnn.bench.providers import build_fastrnn
-from fastrnn.bench.record import BenchError
-from fastrnn.bench.table import emit
+from fastrnn.bench.measuring.data import make_inputs, make_weights
+from fastrnn.bench.measuring.measure import call_once
+from fastrnn.bench.providers.table import build_fastrnn
+from fastrnn.bench.rows.cases import Case
+from fastrnn.bench.rows.record import BenchError
+from fastrnn.bench.showing.table import emit
 from fastrnn.kernels import launch as launcher
 
 KERNELS = ("scan_fwd_kernel", "scan_bwd_kernel")  # of `fastrnn.kernels.launch`

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from fastrnn.backends import fused
-from fastrnn.bench.cases import Case
+from fastrnn.bench.rows.cases import Case
 from fastrnn.cells import CELLS
 from fastrnn.kernels import configs
 from fastrnn.kernels.configs import Device

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import torch
 
-from fastrnn.bench import record
-from fastrnn.bench.cases import Case
-from fastrnn.bench.limits import limit_on
-from fastrnn.bench.measure import Outcome, Truth, failed, make_truth, measure
-from fastrnn.bench.progress import Display, progress
-from fastrnn.bench.providers import PROVIDERS, peer_algorithm, peer_of
-from fastrnn.bench.record import Row
-from fastrnn.bench.table import CASE_COLUMNS, Column, case_values, emit, heading, line
-from fastrnn.bench.timing import lost
+from fastrnn.bench.measuring.limits import limit_on
+from fastrnn.bench.measuring.measure import Outcome, Truth, failed, make_truth, measure
+from fastrnn.bench.measuring.timing import lost
+from fastrnn.bench.providers.table import PROVIDERS, peer_algorithm, peer_of
+from fastrnn.bench.rows import record
+from fastrnn.bench.rows.cases import Case
+from fastrnn.bench.rows.record import Row
+from fastrnn.bench.showing.progress import Display, progress
+from fastrnn.bench.showing.table import CASE_COLUMNS, Column, case_values, emit, heading, line
 
 RESULT_COLUMNS = (
     Column("provider", 15, right=False),

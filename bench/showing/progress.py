@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from fastrnn.bench.table import emit
+from fastrnn.bench.showing.table import emit
 
 
 def _nothing(label: str) -> None:

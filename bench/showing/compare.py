@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fastrnn.bench.cases import Case
-from fastrnn.bench.record import BenchError, Environment, Row
-from fastrnn.bench.table import CASE_COLUMNS, Column, case_values, emit, heading, line
+from fastrnn.bench.rows.cases import Case
+from fastrnn.bench.rows.record import BenchError, Environment, Row
+from fastrnn.bench.showing.table import CASE_COLUMNS, Column, case_values, emit, heading, line
 
 COLUMNS = (
     *CASE_COLUMNS,

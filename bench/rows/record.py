@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import fastrnn
-from fastrnn.bench.cases import Case
+from fastrnn.bench.rows.cases import Case
 
 VERSION = 3  # of the rows; a file of another version is refused, not guessed at
 

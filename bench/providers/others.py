@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastrnn.bench import peers
-from fastrnn.bench.cases import Case
+from fastrnn.bench.providers import peers
+from fastrnn.bench.rows.cases import Case
 
 State = dict[str, Tensor]
 

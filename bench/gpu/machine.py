@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from fastrnn.bench.record import BenchError, LostGPUError
-from fastrnn.bench.table import Column, emit, heading, line
-from fastrnn.bench.timing import lost
+from fastrnn.bench.measuring.timing import lost
+from fastrnn.bench.rows.record import BenchError, LostGPUError
+from fastrnn.bench.showing.table import Column, emit, heading, line
 from fastrnn.kernels.configs import Device
 
 _WARPS = 8
@@ -59,7 +59,7 @@ class Probe:
         return {"num_warps": self.warps, "launch_cooperative_grid": self.cooperative, **limits}
 
     def launch(self, grid: int, *arguments: Any) -> None:
-        from fastrnn.bench import probes
+        from fastrnn.bench.gpu import probes
 
         getattr(probes, self.kernel)[(grid,)](*arguments, **self.constants, **self.options())
 

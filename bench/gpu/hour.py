@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 import fastrnn
-from fastrnn.bench import record
-from fastrnn.bench.table import emit
+from fastrnn.bench.rows import record
+from fastrnn.bench.showing.table import emit
 
 ROOT = Path(fastrnn.__file__).parent.parent
 LOG, STATE = "log.txt", "parts.jsonl"
@@ -79,7 +79,7 @@ def _workers() -> list[str]:
     """Several processes share the GPU where pytest-xdist is installed: what tests wait for is mostly the host."""
     if importlib.util.find_spec("xdist") is None:
         return []
-    from fastrnn.bench.ahead import cores
+    from fastrnn.bench.gpu.ahead import cores
 
     count = min(4, cores() // 4)
     return ["-n", str(count)] if count > 1 else []

@@ -9,9 +9,9 @@ from typing import Any
 import matplotlib.ticker
 from matplotlib.figure import Figure
 
-from fastrnn.bench.cases import Case
-from fastrnn.bench.compare import Timing, grouped, pooled, verdict
-from fastrnn.bench.record import Environment, Row
+from fastrnn.bench.rows.cases import Case
+from fastrnn.bench.rows.record import Environment, Row
+from fastrnn.bench.showing.compare import Timing, grouped, pooled, verdict
 
 _COLORS = {"faster": "#2166ac", "slower": "#b2182b", "same": "0.6"}  # the ends of the map of ratios, and grey
 _PARTS = (

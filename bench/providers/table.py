@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from fastrnn.bench import others, peers
-from fastrnn.bench.cases import Case
+from fastrnn.bench.providers import others, peers
+from fastrnn.bench.rows.cases import Case
 from fastrnn.dispatch import select
 from fastrnn.kernels import peer
 from fastrnn.kernels.configs import DEVICES

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrnn.bench.cases import Case
-from fastrnn.bench.data import Inputs, make_inputs, make_weights
-from fastrnn.bench.providers import Builder, Provider, State, build_reference, is_fastrnns, what_runs
-from fastrnn.bench.split import Shares, shares
-from fastrnn.bench.timing import percentiles, synchronize, time_calls
+from fastrnn.bench.measuring.data import Inputs, make_inputs, make_weights
+from fastrnn.bench.measuring.split import Shares, shares
+from fastrnn.bench.measuring.timing import percentiles, synchronize, time_calls
+from fastrnn.bench.providers.table import Builder, Provider, State, build_reference, is_fastrnns, what_runs
+from fastrnn.bench.rows.cases import Case
 
 # What the error of a right result stays under: the largest ||result - reference|| / ||reference|| over the tensors
 # checked. "Measured" is torch.nn and plain torch at that dtype, over 32 steps of every cell, H up to 1024; the worst is

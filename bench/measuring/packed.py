@@ -24,8 +24,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
 from fastrnn.backends import packed_cost
-from fastrnn.bench import record
-from fastrnn.bench.table import Column, emit, heading, line
+from fastrnn.bench.rows import record
+from fastrnn.bench.showing.table import Column, emit, heading, line
 
 CELLS = ("LSTM", "GRU", "RNN")
 TIMES, BATCHES, HIDDEN = (4, 10, 25, 60, 150, 400), (4, 16, 64), (32, 96, 256)

@@ -8,10 +8,10 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from fastrnn.bench import cases, record
-from fastrnn.bench.cases import Case
-from fastrnn.bench.compare import Timing, grouped, pooled, verdict
-from fastrnn.bench.record import BenchError, Environment, Row
+from fastrnn.bench.rows import cases, record
+from fastrnn.bench.rows.cases import Case
+from fastrnn.bench.rows.record import BenchError, Environment, Row
+from fastrnn.bench.showing.compare import Timing, grouped, pooled, verdict
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 PICTURE = Path("bench/results/speed.svg")
@@ -143,7 +143,7 @@ def fill(readme: Path, rows: Sequence[Row]) -> None:
     if timed:
         if importlib.util.find_spec("matplotlib") is None:
             raise BenchError("the front page takes a picture: pip install 'fastrnn[bench]', or matplotlib alone")
-        from fastrnn.bench import bars, plot
+        from fastrnn.bench.showing import bars, plot
 
         latest = max(timed, key=lambda row: row.time).environment()
         figure = bars.ratios(latest, bars.bars(timed)[latest])

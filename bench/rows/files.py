@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import fastrnn
-from fastrnn.bench import record
-from fastrnn.bench.record import BenchError, Environment, Row
+from fastrnn.bench.rows import record
+from fastrnn.bench.rows.record import BenchError, Environment, Row
 
 FOLDER = "fastrnn-bench"  # of the folder the command runs in
 CONSTANTS = f"{FOLDER}/machine"  # what `machine` keeps: no rows, so apart from them

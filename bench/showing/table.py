@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastrnn.bench.cases import Case
+from fastrnn.bench.rows.cases import Case
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastrnn.bench import record
-from fastrnn.bench.table import Column, emit, heading, line
+from fastrnn.bench.rows import record
+from fastrnn.bench.showing.table import Column, emit, heading, line
 from fastrnn.kernels import configs
 from fastrnn.kernels.configs import LaunchConfig
 from fastrnn.kernels.counts import COUNTS
