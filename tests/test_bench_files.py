@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-import torch
-from benching import ROW, TINY, make_brief
+from benching import ROW, TINY, make_brief, provider
 from torch import nn
 
 from fastrnn.bench import cli
 from fastrnn.bench.providers import table as providers
+from fastrnn.bench.providers.provider import State
 from fastrnn.bench.rows import files, record
 from fastrnn.bench.rows.cases import Case
 
@@ -40,11 +40,11 @@ def test_run_report_and_plot_need_no_file_names(here: Path, capsys: pytest.Captu
 def test_an_interrupted_run_loses_nothing(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def build(case: Case, state: providers.State, device: torch.device) -> nn.Module:
+    def build(case: Case, state: State) -> nn.Module:
         raise KeyboardInterrupt
 
     ours = providers.PROVIDERS["fastrnn"]
-    monkeypatch.setitem(providers.PROVIDERS, "fastrnn", dataclasses.replace(ours, build=build))
+    monkeypatch.setitem(providers.PROVIDERS, "fastrnn", provider(build))
     assert cli.main(["run", *TINY, "--commit", "abc"]) == 130
     error = capsys.readouterr().err
     assert error == (

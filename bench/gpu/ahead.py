@@ -26,7 +26,7 @@ import torch
 
 from fastrnn.bench.measuring.data import make_inputs, make_weights
 from fastrnn.bench.measuring.measure import call_once
-from fastrnn.bench.providers.table import build_fastrnn
+from fastrnn.bench.providers.fastrnns import Fastrnn
 from fastrnn.bench.rows.cases import Case
 from fastrnn.bench.rows.record import BenchError
 from fastrnn.bench.showing.table import emit
@@ -154,7 +154,7 @@ def of_cases(cases: Iterable[Case], device: torch.device) -> list[Launch]:
     with recording() as found:
         for case in cases:
             short = dataclasses.replace(case, T=min(case.T, 2))
-            module = build_fastrnn(short, make_weights(short, device), device)
+            module = Fastrnn.build(short, make_weights(short, device))
             call_once(short, module, make_inputs(short, device, seed=0))
     return list(found)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrnn.bench.providers.table import State, weight_shapes
+from fastrnn.bench.providers.provider import State, weight_shapes
 from fastrnn.bench.rows.cases import Case
 
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from fastrnn.bench.measuring.data import Inputs, make_inputs, make_weights
 from fastrnn.bench.measuring.split import Shares, shares
 from fastrnn.bench.measuring.timing import percentiles, synchronize, time_calls
-from fastrnn.bench.providers.table import Builder, Provider, State, build_reference, is_fastrnns, what_runs
+from fastrnn.bench.providers.fastrnns import Reference
+from fastrnn.bench.providers.provider import Provider, State
 from fastrnn.bench.rows.cases import Case
 
 # What the error of a right result stays under: the largest ||result - reference|| / ||reference|| over the tensors
@@ -89,9 +90,9 @@ def failed(error: Exception) -> Outcome:
     return Outcome("FAILED", reason=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
 
 
-def _built(case: Case, build: Builder, state: State, device: torch.device) -> nn.Module:
+def _built(case: Case, provider: type[Provider], state: State) -> nn.Module:
     """The module, in the mode of the case: cuDNN keeps what backward needs for any module that is in training mode."""
-    return build(case, state, device).train(case.train)
+    return provider.build(case, state).train(case.train)
 
 
 def _grad_mode(case: Case) -> contextlib.AbstractContextManager[object]:
@@ -164,7 +165,7 @@ def make_truth(case: Case, device: torch.device) -> Truth:
     steps = max(2, min(case.T, _CHECK_STEPS, _CHECK_ELEMENTS // (case.B * width)))
     short = replace(case, T=min(steps, case.T))
     state, inputs = make_weights(case, device), make_inputs(short, device, seed=0)
-    reference = build_reference(case, {name: weight.double() for name, weight in state.items()}, device)
+    reference = Reference.build(case, {name: weight.double() for name, weight in state.items()})
     with _grad_mode(case):
         return Truth(state, inputs, _results(reference, inputs.double()))
 
@@ -188,18 +189,18 @@ def bound_of(case: Case, device: torch.device) -> float:
     return BOUNDS[precision] if smooth else RELU_BOUNDS.get(precision, BOUNDS[precision])
 
 
-def check(case: Case, build: Builder, truth: Truth, device: torch.device) -> Outcome:
+def check(case: Case, provider: type[Provider], truth: Truth, device: torch.device) -> Outcome:
     """Build and call the provider once, and compare."""
     synchronize(device)
     start = time.perf_counter()
-    module = _built(case, build, truth.state, device)
+    module = _built(case, provider, truth.state)
     with _grad_mode(case):
         truth.inputs.x.grad = None
         found = _results(module, truth.inputs)
         synchronize(device)
         seconds = time.perf_counter() - start
         error, name = compare(found, truth.expected)
-        backend, tier = what_runs(case, module, truth.inputs.x, truth.inputs.options())
+        backend, tier = provider.runs(case, module, truth.inputs.x, truth.inputs.options())
     bound = bound_of(case, device)
     outcome = Outcome("ok", backend=backend, tier=tier, first_call_s=seconds, error=error)
     if math.isfinite(error) and error <= bound:
@@ -217,11 +218,11 @@ class Timed:
     shares: Shares | None
 
 
-def time_case(case: Case, build: Builder, state: State, device: torch.device) -> Timed:
+def time_case(case: Case, provider: type[Provider], state: State, device: torch.device) -> Timed:
     """Time a provider, whose results are right."""
     cuda = device.type == "cuda"
     occupied = torch.cuda.memory_allocated(device) if cuda else 0
-    module = _built(case, build, state, device)
+    module = _built(case, provider, state)
     sets = [make_inputs(case, device, seed=0)]
 
     def clear(i: int) -> None:
@@ -244,7 +245,7 @@ def time_case(case: Case, build: Builder, state: State, device: torch.device) ->
     with _grad_mode(case):
         samples = time_calls(call, clear, count, device)
         parts = None
-        if is_fastrnns(module):
+        if provider.divides:
             first = sets[0]
             parts = shares(
                 lambda: _forward(module, first),
@@ -255,15 +256,15 @@ def time_case(case: Case, build: Builder, state: State, device: torch.device) ->
     return Timed(samples, peak, parts)
 
 
-def measure(case: Case, provider: Provider, truth: Truth, device: torch.device) -> Outcome:
+def measure(case: Case, provider: type[Provider], truth: Truth, device: torch.device) -> Outcome:
     """Check, then time; a result out of bounds is not timed."""
     missing = provider.unable(case, device)
     if missing is not None:
         return Outcome("n/a", reason=missing)
-    outcome = check(case, provider.build, truth, device)
+    outcome = check(case, provider, truth, device)
     if outcome.status != "ok":
         return outcome
-    timed = time_case(case, provider.build, truth.state, device)
+    timed = time_case(case, provider, truth.state, device)
     p20, median, p80 = (seconds * 1e6 / case.T for seconds in percentiles(timed.samples))
     parts = {} if timed.shares is None else {f"{name}_share": part for name, part in vars(timed.shares).items()}
     return replace(outcome, us_per_step=median, p20=p20, p80=p80, peak_mb=timed.peak_mb, **parts)
