@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 from fastrnn.bench import commands
 from fastrnn.bench.gpu import kernels
-from fastrnn.bench.rows import cases, files, record
+from fastrnn.bench.rows import cases, files
+from fastrnn.bench.rows.errors import BenchError, LostGPUError
 from fastrnn.kernels import configs
 
 _FILES = f"results files (default: those in {files.FOLDER}, or those committed)"
@@ -197,9 +198,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             kept = f"what was found is in {arguments.out}; run again to go on"
         print(f"{arguments.parser.prog}: interrupted; {kept}", file=sys.stderr)
         return 130
-    except record.BenchError as error:
+    except BenchError as error:
         print(f"{arguments.parser.prog}: error: {error}", file=sys.stderr)
-        return 3 if isinstance(error, record.LostGPUError) else 1
+        return 3 if isinstance(error, LostGPUError) else 1
     except BrokenPipeError:  # as under `| head`
         # Python flushes stdout once more when it exits, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

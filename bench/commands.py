@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastrnn.bench.gpu import kernels as kernel_report
-from fastrnn.bench.rows import cases, files, record
+from fastrnn.bench.rows import cases, checkout, files, journal, record
+from fastrnn.bench.rows.errors import BenchError
 
 if TYPE_CHECKING:
     from fastrnn.bench.measuring.run import Plan
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def _need(module: str, hint: str = "") -> None:
     if importlib.util.find_spec(module) is None:
-        raise record.BenchError(f"{module} is not installed{hint}")
+        raise BenchError(f"{module} is not installed{hint}")
 
 
 def _chosen(arguments: argparse.Namespace, cuda: bool) -> list[cases.Case]:
@@ -27,7 +28,7 @@ def _chosen(arguments: argparse.Namespace, cuda: bool) -> list[cases.Case]:
     options = (arguments.cell, arguments.mode, arguments.dtype, arguments.shape, arguments.bidirectional)
     if not any((*options, arguments.lengths, arguments.reset_rate, arguments.return_cells)):
         if arguments.full and not cuda:
-            raise record.BenchError("--full is for GPUs: no CUDA GPU here")
+            raise BenchError("--full is for GPUs: no CUDA GPU here")
         return cases.full() if arguments.full else cases.quick(cuda)
     if arguments.quick or arguments.full:
         name = "--quick" if arguments.quick else "--full"
@@ -75,7 +76,7 @@ def _providers(arguments: argparse.Namespace) -> list[str]:
             choices = ", ".join([*PROVIDERS, "all"])
             arguments.parser.error(f"argument --provider: invalid choice: {name!r} (choose from {choices})")
         elif (missing := PROVIDERS[name].missing()) is not None:
-            raise record.BenchError(f"--provider {name}: {missing}")
+            raise BenchError(f"--provider {name}: {missing}")
         else:
             names.append(name)
     return list(dict.fromkeys(names))
@@ -101,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.base is not None and not providers:
         providers = arguments.provider = ["fastrnn"]  # the others are the same on both sides
     command = shlex.join(["python", "-m", "bench", *_command(arguments)])
-    commit = arguments.commit or record.commit()
+    commit = arguments.commit or checkout.commit()
     done = before if arguments.resume else []
     plan = run.Plan(
         rows, providers, where, command, commit, arguments.json, arguments.csv, done, arguments.pass_over_failed
@@ -119,14 +120,14 @@ def compile_ahead(arguments: argparse.Namespace) -> int:
     _need("torch")
     reason = kernel_report.unavailable()
     if reason is not None:
-        raise record.BenchError(reason)
-    from fastrnn.bench.gpu import ahead
+        raise BenchError(reason)
+    from fastrnn.bench.gpu import ahead, workers
     from fastrnn.bench.measuring import run
 
     launches = [launch for file in arguments.launches or () for launch in ahead.read(file)]
     if not arguments.launches:
         launches = ahead.of_cases(_chosen(arguments, cuda=True), run.device("cuda"))
-    return int(ahead.compile_all(list(dict.fromkeys(launches)), arguments.processes or ahead.cores()) > 0)
+    return int(ahead.compile_all(list(dict.fromkeys(launches)), arguments.processes or workers.cores()) > 0)
 
 
 def _run_against(arguments: argparse.Namespace, plan: Plan) -> int:
@@ -161,7 +162,7 @@ def _quick_kernels() -> int:
 def kernels(arguments: argparse.Namespace) -> int:
     reason = kernel_report.unavailable()
     if reason is not None:
-        raise record.BenchError(reason)
+        raise BenchError(reason)
     files.check_writable(arguments)
     todo = kernel_report.jobs(
         arguments.arch or ["sm_90"],
@@ -224,16 +225,16 @@ def machine(arguments: argparse.Namespace) -> int:
 
     reason = machine.unavailable()
     if reason is not None:
-        raise record.BenchError(reason)
+        raise BenchError(reason)
     where = torch.device("cuda")
     model = fused.device_limits(where)
     env = record.environment(True)
     files.settle_constants(arguments, env)
     print(f"GPU: {env.gpu}, driver {env.driver}. torch {env.torch}, triton {env.triton}.", flush=True)
-    about = dataclasses.asdict(env) | {"commit": arguments.commit or record.commit()}
+    about = dataclasses.asdict(env) | {"commit": arguments.commit or checkout.commit()}
 
     def keep(found: Mapping[str, Any]) -> None:
-        record.append(arguments.json, {**found, **about, "time": record.now()})
+        journal.append(arguments.json, {**found, **about, "time": journal.now()})
 
     complete = machine.measure(machine.measurements(model.sms, where), model, where, keep)
     print(f"Kept in {arguments.json}.")
@@ -247,7 +248,7 @@ def hour(arguments: argparse.Namespace) -> int:
     from fastrnn.bench.gpu import hour
 
     folder = Path(arguments.out).absolute()
-    todo = hour.parts(folder, arguments.commit or record.commit())
+    todo = hour.parts(folder, arguments.commit or checkout.commit())
     names = [part.name for part in todo]
     if arguments.list:
         for part in todo:
@@ -257,11 +258,11 @@ def hour(arguments: argparse.Namespace) -> int:
         if name not in names:
             arguments.parser.error(f"argument --part: invalid choice: {name!r} (choose from {', '.join(names)})")
     if not torch.cuda.is_available():
-        raise record.BenchError("no CUDA GPU here: there is nothing to borrow one for")
+        raise BenchError("no CUDA GPU here: there is nothing to borrow one for")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise record.BenchError(f"cannot make {arguments.out!r}: {error.strerror}") from None
+        raise BenchError(f"cannot make {arguments.out!r}: {error.strerror}") from None
     chosen = [part for part in todo if arguments.part is None or part.name in arguments.part]
     found = hour.run(chosen, folder, arguments.seconds, again=arguments.part is not None)
     return hour.report(found, folder)

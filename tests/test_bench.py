@@ -22,7 +22,7 @@ from fastrnn.bench.measuring import measure, run, timing
 from fastrnn.bench.providers import table as providers
 from fastrnn.bench.providers.provider import State
 from fastrnn.bench.providers.torchs import TorchNN
-from fastrnn.bench.rows import cases, record
+from fastrnn.bench.rows import cases, journal, record
 from fastrnn.bench.rows.cases import Case, Shape
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,7 +182,7 @@ def test_run_writes_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_read_refuses_other_files(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    record.append(file, {"cell": "lstm"})
+    journal.append(file, {"cell": "lstm"})
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: not a benchmark row"):
         record.read(file)
 
@@ -193,7 +193,7 @@ def test_read_refuses_other_versions(tmp_path: Path) -> None:
         row = {**rows[0], "version": version}
         if version == 1:
             del row["version"]  # the first had none
-        record.append(tmp_path / name, row)
+        journal.append(tmp_path / name, row)
         with pytest.raises(
             ValueError,
             match=f"^{name}, line 1: version {version}, this reads version 3; measure again, into another file$",

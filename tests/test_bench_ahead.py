@@ -14,7 +14,7 @@ from support import compiling_environment
 
 from fastrnn.bench import cli
 from fastrnn.bench.gpu import ahead
-from fastrnn.bench.rows import record
+from fastrnn.bench.rows.errors import BenchError
 
 triton = pytest.importorskip("triton")
 
@@ -141,10 +141,10 @@ def test_a_recorded_kernel_is_neither_launched_nor_compiled(monkeypatch: pytest.
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "launches.jsonl"
-    with pytest.raises(record.BenchError, match=r"cannot read launches.jsonl"):
+    with pytest.raises(BenchError, match=r"cannot read launches.jsonl"):
         ahead.read(file)
     file.write_text('{"provider": "fastrnn"}\n')
-    with pytest.raises(record.BenchError, match=r"launches.jsonl: a line is no launch"):
+    with pytest.raises(BenchError, match=r"launches.jsonl: a line is no launch"):
         ahead.read(file)
 
 

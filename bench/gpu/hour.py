@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 import fastrnn
-from fastrnn.bench.rows import record
+from fastrnn.bench.gpu.workers import cores
+from fastrnn.bench.rows import journal
 from fastrnn.bench.showing.table import emit
 
 ROOT = Path(fastrnn.__file__).parent.parent
@@ -79,8 +80,6 @@ def _workers() -> list[str]:
     """Several processes share the GPU where pytest-xdist is installed: what tests wait for is mostly the host."""
     if importlib.util.find_spec("xdist") is None:
         return []
-    from fastrnn.bench.gpu.ahead import cores
-
     count = min(4, cores() // 4)
     return ["-n", str(count)] if count > 1 else []
 
@@ -294,9 +293,9 @@ def run(todo: Sequence[Part], folder: Path, seconds: float | None, again: bool =
                 if until - time.monotonic() < _LEAST_S:
                     break
                 emit(f"== {part.name}: {part.text}")
-                log.write(f"== {part.name}, {record.now()}\n")
+                log.write(f"== {part.name}, {journal.now()}\n")
                 found[part.name] = run_part(part, until, log)
-                record.append(folder / STATE, {**vars(found[part.name]), "time": record.now()})
+                journal.append(folder / STATE, {**vars(found[part.name]), "time": journal.now()})
                 emit(f"== {part.name}: {_verdict(found[part.name])}")
             left = [part for part in left if not found[part.name].done]
     return list(found.values())

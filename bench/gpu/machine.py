@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from fastrnn.bench.measuring.timing import lost
-from fastrnn.bench.rows.record import BenchError, LostGPUError
-from fastrnn.bench.showing.table import Column, emit, heading, line
+from fastrnn.bench.rows.errors import BenchError, LostGPUError, said
+from fastrnn.bench.showing.table import columns, emit, heading, line
 from fastrnn.kernels.configs import Device
 
 _WARPS = 8
@@ -28,13 +28,7 @@ _MEMORY_ELEMENTS = 2**22  # of each program: together far past any L2
 _SHARED_PRODUCT = {"ROWS": 16, "DEPTH": 64, "COLUMNS": 128, "SPLIT": 8, "HALVE": True}
 _MATRIX_PRODUCT = {"ROWS": 64, "DEPTH": 32, "COLUMNS": 64, "SPLIT": 8, "HALVE": False}
 
-COLUMNS = (
-    Column("constant", 20, right=False),
-    Column("model", 12),
-    Column("measured", 12),
-    Column("measured/model", 14),
-    Column("unit", 30, right=False),
-)
+COLUMNS = columns("constant<20 | model>12 | measured>12 | measured/model>14 | unit<30")
 
 
 @dataclass(frozen=True)
@@ -221,7 +215,7 @@ def _measured(name: str, call: Callable[[], float]) -> tuple[float | None, str |
     try:
         value = call()
     except Exception as error:
-        return None, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        return None, said(error)
     # Noise can make of a slope what is no rate, and JSON has no infinity.
     return (value, None) if math.isfinite(value) else (None, f"{name} came out as {value}")
 

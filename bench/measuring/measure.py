@@ -21,6 +21,7 @@ from fastrnn.bench.measuring.timing import percentiles, synchronize, time_calls
 from fastrnn.bench.providers.fastrnns import Reference
 from fastrnn.bench.providers.provider import Provider, State
 from fastrnn.bench.rows.cases import Case
+from fastrnn.bench.rows.errors import said
 
 # What the error of a right result stays under: the largest ||result - reference|| / ||reference|| over the tensors
 # checked. "Measured" is torch.nn and plain torch at that dtype, over 32 steps of every cell, H up to 1024; the worst is
@@ -87,7 +88,7 @@ class Outcome:
 
 def failed(error: Exception) -> Outcome:
     """The outcome of a provider that raised."""
-    return Outcome("FAILED", reason=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    return Outcome("FAILED", reason=said(error))
 
 
 def _built(case: Case, provider: type[Provider], state: State) -> nn.Module:

@@ -15,24 +15,17 @@ from fastrnn.bench.measuring.limits import limit_on
 from fastrnn.bench.measuring.measure import Outcome, Truth, failed, make_truth, measure
 from fastrnn.bench.measuring.timing import lost
 from fastrnn.bench.providers.table import PROVIDERS, peer_algorithm, peer_of
-from fastrnn.bench.rows import record
+from fastrnn.bench.rows import journal, record
 from fastrnn.bench.rows.cases import Case
+from fastrnn.bench.rows.errors import BenchError, LostGPUError
 from fastrnn.bench.rows.record import Row
 from fastrnn.bench.showing.progress import Display, progress
-from fastrnn.bench.showing.table import CASE_COLUMNS, Column, case_values, emit, heading, line
+from fastrnn.bench.showing.table import CASE_COLUMNS, Column, case_values, columns, emit, heading, line
 
-RESULT_COLUMNS = (
-    Column("provider", 15, right=False),
-    Column("backend", 10, right=False),
-    Column("us/step", 9),
-    Column("p20", 9),
-    Column("p80", 9),
-    Column("ratio", 6),
-    Column("peer", 15, right=False),
-    Column("peak_mb", 8),
-    Column("error", 8),
+RESULT_COLUMNS = columns(
+    "provider<15 | backend<10 | us/step>9 | p20>9 | p80>9 | ratio>6 | peer<15 | peak_mb>8 | error>8"
 )
-LIMIT_COLUMNS = (Column("limit", 7), Column("% of it", 7))
+LIMIT_COLUMNS = columns("limit>7 | % of it>7")
 
 
 @dataclass(frozen=True)
@@ -74,7 +67,7 @@ def device(asked: str) -> torch.device:
     """
     cuda = torch.cuda.is_available()
     if asked == "cuda" and not cuda:
-        raise record.BenchError("--device cuda: no CUDA GPU here")
+        raise BenchError("--device cuda: no CUDA GPU here")
     return torch.device("cuda" if cuda and asked != "cpu" else "cpu")
 
 
@@ -153,7 +146,7 @@ def _row(plan: Plan, case: Case, provider: str, outcome: Outcome, peer_us: float
         limit_us=limit_on(case, plan.device),
         command=plan.command,
         commit=plan.commit,
-        time=record.now(),
+        time=journal.now(),
     )
 
 
@@ -243,9 +236,9 @@ def prepare(where: torch.device) -> None:
 def _keep(row: Row, plan: Plan) -> None:
     """Write a row to the files there are."""
     if plan.json is not None:
-        record.append(plan.json, dataclasses.asdict(row))
+        journal.append(plan.json, dataclasses.asdict(row))
     if plan.csv is not None:
-        record.append_csv(plan.csv, dataclasses.asdict(row))
+        journal.append_csv(plan.csv, dataclasses.asdict(row))
 
 
 def _stop_if_lost(row: Row, plan: Plan) -> None:
@@ -253,7 +246,7 @@ def _stop_if_lost(row: Row, plan: Plan) -> None:
     said = lost(plan.device) if row.status == "FAILED" else None
     if said is not None:
         rest = "--resume --pass-over-failed goes on with the others"
-        raise record.LostGPUError(f"this process can use its GPU no more ({said}): stopped at the row above; {rest}")
+        raise LostGPUError(f"this process can use its GPU no more ({said}): stopped at the row above; {rest}")
 
 
 def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:

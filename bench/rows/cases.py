@@ -72,12 +72,21 @@ class Case:
     def train(self) -> bool:
         return self.mode == "train"
 
+    def purpose(self) -> str:
+        return "training" if self.train else "inference"
+
     def extras(self) -> str:
         """What is asked beyond torch.nn's arguments, in words; empty for nothing."""
         words = [self.lengths] if self.lengths != "full" else []
         words += [f"resets {self.reset_rate:.2g}"] if self.reset_rate else []
         words += ["cells"] if self.return_cells else []
         return ", ".join(words)
+
+    def details(self) -> list[str]:
+        """What is not so of every case, in words."""
+        words = [f"{self.layers} layers"] if self.layers > 1 else []
+        words += ["both directions"] if self.bidirectional else []
+        return words + ([self.extras()] if self.extras() else [])
 
 
 def parse_shape(text: str) -> Shape:

@@ -5,36 +5,22 @@ Neither absolute paths nor host names go in. torch is imported only to ask it ab
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
-import shutil
 import subprocess
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import fastrnn
+from fastrnn.bench.rows import journal
 from fastrnn.bench.rows.cases import Case
+from fastrnn.bench.rows.errors import BenchError
 
 VERSION = 3  # of the rows; a file of another version is refused, not guessed at
-
-
-class BenchError(ValueError):
-    """What ends a command with one line and exit code 1."""
-
-
-class LostGPUError(BenchError):
-    """An error after which this process can use its GPU no more: what is left needs another process. Exit code 3."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +116,6 @@ class Row:
         return Environment(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Environment)})
 
 
-def _output(*command: str) -> str | None:
-    """What a command prints, or None where it is missing or fails."""
-    if shutil.which(command[0]) is None:
-        return None
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
 def _cpu_name() -> str | None:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -145,17 +123,25 @@ def _cpu_name() -> str | None:
     return names[0] if names else platform.machine() or None
 
 
+def _driver() -> str | None:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return said[0] if said else None
+
+
 @functools.cache
 def environment(cuda: bool) -> Environment:
     """This machine, its GPU or its CPU."""
     import torch
 
-    driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None
     return Environment(
         fastrnn=fastrnn.__version__,
         device="cuda" if cuda else "cpu",
         gpu=torch.cuda.get_device_name() if cuda else None,
-        driver=driver.splitlines()[0] if driver else None,
+        driver=_driver() if cuda else None,
         cpu=_cpu_name(),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
@@ -165,63 +151,14 @@ def environment(cuda: bool) -> Environment:
     )
 
 
-def commit() -> str | None:
-    """The commit of the checkout fastrnn is imported from, as in `Row`; None where it is not imported from one."""
-    file = Path(fastrnn.__file__)
-    # An installed copy may lie inside some checkout, as in a virtual environment there, without being part of it.
-    git = ("git", "--no-optional-locks", "-C", str(file.parent))
-    if _output(*git, "ls-files", "--error-unmatch", file.name) is None:
-        return None
-    head, changes = _output(*git, "rev-parse", "HEAD"), _output(*git, "diff", "HEAD")
-    # The digest tells one change from the next: a run that goes on must not take the one's rows for the other's.
-    return f"{head}-dirty-{hashlib.sha256(changes.encode()).hexdigest()[:8]}" if head and changes else head
-
-
-def now() -> str:
-    """The time, UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def append(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
-    """Add one line to a results file; on disk when this returns."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def append_csv(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
-    """Add one line to a CSV file, and the headings to one that is empty."""
-    with open(path, "a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if file.tell() == 0:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def mend(path: str | os.PathLike[str]) -> None:
-    """Cut off a last line that was not written to its end, with a note: the next row would continue it."""
-    content = Path(path).read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        print(f"{Path(path).name}: the last line was cut short and is dropped", file=sys.stderr)
-        os.truncate(path, len(whole))
-
-
-def read(path: str | os.PathLike[str]) -> list[Row]:
+def read(path: journal.PathLike) -> list[Row]:
     """The rows of a results file; a last line that was cut short is left out, with a note.
 
     Raises:
         BenchError: there is no such file, a line is no row, or one is of another version.
     """
     name = Path(path).name
-    try:
-        *lines, rest = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"cannot read {name}: {getattr(error, 'strerror', None) or 'not text'}") from None
-    if rest:
-        print(f"{name}: the last line was cut short and is dropped", file=sys.stderr)
-    return [_row(line, f"{name}, line {number}") for number, line in enumerate(lines, 1)]
+    return [_row(line, f"{name}, line {number}") for number, line in enumerate(journal.lines(path, note=True), 1)]
 
 
 def _row(line: str, place: str) -> Row:

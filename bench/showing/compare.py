@@ -1,65 +1,24 @@
-"""Whether one set of rows is faster than another, as far as the noise of both allows to say."""
+"""`compare`: whether one set of rows is faster than another, as far as the noise of both allows to say."""
 
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from fastrnn.bench.rows.cases import Case
-from fastrnn.bench.rows.record import BenchError, Environment, Row
-from fastrnn.bench.showing.table import CASE_COLUMNS, Column, case_values, emit, heading, line
+from fastrnn.bench.rows.errors import BenchError
+from fastrnn.bench.rows.record import Environment, Row
+from fastrnn.bench.showing.pairs import Timing, grouped, pooled, verdict
+from fastrnn.bench.showing.table import CASE_COLUMNS, case_values, columns, emit, heading, line
 
-COLUMNS = (
-    *CASE_COLUMNS,
-    Column("provider", 15, right=False),
-    Column("old us/step", 11),
-    Column("p20-p80", 19),
-    Column("new us/step", 11),
-    Column("p20-p80", 19),
-    Column("change", 8),
-    Column("verdict", 7, right=False),
+COLUMNS = CASE_COLUMNS + columns(
+    "provider<15 | old us/step>11 | p20-p80>19 | new us/step>11 | p20-p80>19 | change>8 | verdict<7"
 )
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Microseconds per step of one case and provider, over all repetitions: the median, and the interval's ends."""
-
-    us: float
-    p20: float
-    p80: float
-
-    def interval(self) -> str:
-        return f"{self.p20:.3f}-{self.p80:.3f}"
-
-
-def pooled(rows: Sequence[Row]) -> Timing | None:
-    """What `rows` of one case and provider say together; None if none of them was timed.
-
-    The interval spans those of all repetitions: runs differ from each other by more than calls within one.
-    """
-    timed = [(r.us_per_step, r.p20, r.p80) for r in rows if r.us_per_step and r.p20 and r.p80]
-    if not timed:
-        return None
-    middle, low, high = zip(*timed, strict=True)
-    return Timing(statistics.median(middle), min(low), max(high))
-
-
-def grouped(rows: Iterable[Row]) -> dict[tuple[Case, str], list[Row]]:
-    """Rows by case and provider, in their order."""
-    groups: dict[tuple[Case, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.case(), row.provider), []).append(row)
-    return groups
-
-
-def verdict(old: Timing, new: Timing) -> str:
-    """`"faster"` or `"slower"` where the two intervals do not touch, else `"same"`."""
-    if new.p80 < old.p20:
-        return "faster"
-    return "slower" if new.p20 > old.p80 else "same"
+def _timings(rows: Iterable[Row]) -> dict[tuple[Case, str], Timing | None]:
+    groups = grouped(rows, lambda row: (row.case(), row.provider))
+    return {key: pooled(members) for key, members in groups.items()}
 
 
 def _differences(old: Iterable[Row], new: Iterable[Row]) -> list[str]:
@@ -79,25 +38,21 @@ def compare(old: Sequence[Row], new: Sequence[Row]) -> int:
     Raises:
         BenchError: there is none.
     """
-    before, after = grouped(old), grouped(new)
+    before, after = _timings(old), _timings(new)
     found: list[str] = []
-    for key in before.keys() & after.keys():
-        if pooled(before[key]) is None or pooled(after[key]) is None:
-            del before[key]
-    common = [key for key in after if key in before]
-    if not common:
+    lines = []
+    for key, b in after.items():
+        a = before.get(key)
+        if a is not None and b is not None:
+            found.append(verdict(a, b))
+            old_values, new_values = ([f"{t.us:.3f}", f"{t.p20:.3f}-{t.p80:.3f}"] for t in (a, b))
+            change = f"{100 * (b.us / a.us - 1):+.1f} %"
+            lines.append(line(COLUMNS, [*case_values(key[0]), key[1], *old_values, *new_values, change, found[-1]]))
+    if not found:
         raise BenchError("the two have no timed row in common")
-    for text in _differences(old, new):
+    for text in (*_differences(old, new), heading(COLUMNS), *lines):
         emit(text)
-    emit(heading(COLUMNS))
-    for key in common:
-        a, b = pooled(before[key]), pooled(after[key])
-        assert a is not None
-        assert b is not None
-        found.append(verdict(a, b))
-        values = [f"{a.us:.3f}", a.interval(), f"{b.us:.3f}", b.interval(), f"{100 * (b.us / a.us - 1):+.1f} %"]
-        emit(line(COLUMNS, [*case_values(key[0]), key[1], *values, found[-1]]))
     counts = ", ".join(f"{found.count(word)} {word}" for word in ("faster", "slower", "same"))
-    alone = len(before.keys() ^ after.keys())
-    emit(f"\n{len(common)} rows: {counts}. {alone} left out: not timed in both. Same: the p20-p80 intervals touch.")
+    alone = len(before.keys() | after.keys()) - len(found)
+    emit(f"\n{len(found)} rows: {counts}. {alone} left out: not timed in both. Same: the p20-p80 intervals touch.")
     return 0
