@@ -72,6 +72,13 @@ def test_pictures_do_not_mix_what_differs(tmp_path: Path) -> None:
     assert len(two) == len(set(tmp_path.iterdir())) == 20
 
 
+def test_reset_rates_that_look_alike_have_pictures_of_their_own(tmp_path: Path) -> None:
+    rows = [*_rows(reset_rate=0.123, limit_us=None), *_rows(reset_rate=0.1234, limit_us=None)]
+    assert len({setting.name() for setting in plot.points(rows)}) == 2
+    files = plot.plot(rows, tmp_path)
+    assert len(set(files)) == len(files) == 2 * (2 + 3 * 2)
+
+
 def test_points_hold_the_ratio() -> None:
     ((point, *_),) = plot.points(_rows()).values()
     assert (point.case.cell, point.case.H, point.case.B, point.peer) == ("lstm", 256, 8, "torch.nn")

@@ -78,7 +78,7 @@ class Case:
     def extras(self) -> str:
         """What is asked beyond torch.nn's arguments, in words; empty for nothing."""
         words = [self.lengths] if self.lengths != "full" else []
-        words += [f"resets {self.reset_rate:.2g}"] if self.reset_rate else []
+        words += [f"resets {self.reset_rate}"] if self.reset_rate else []
         words += ["cells"] if self.return_cells else []
         return ", ".join(words)
 
