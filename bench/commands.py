@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,15 +17,16 @@ if TYPE_CHECKING:
     from fastrnn.bench.measuring.run import Plan
 
 
-def _need(module: str, hint: str = "") -> None:
-    if importlib.util.find_spec(module) is None:
-        raise BenchError(f"{module} is not installed{hint}")
+def _stop_where(reason: str | None) -> None:
+    if reason is not None:
+        raise BenchError(reason)
 
 
 def _chosen(arguments: argparse.Namespace, cuda: bool) -> list[cases.Case]:
     """The rows asked for."""
-    options = (arguments.cell, arguments.mode, arguments.dtype, arguments.shape, arguments.bidirectional)
-    if not any((*options, arguments.lengths, arguments.reset_rate, arguments.return_cells)):
+    extras = {name: getattr(arguments, name) for name in ("bidirectional", "lengths", "reset_rate", "return_cells")}
+    extras = {name: value for name, value in extras.items() if value}
+    if not any((arguments.cell, arguments.mode, arguments.dtype, arguments.shape, extras)):
         if arguments.full and not cuda:
             raise BenchError("--full is for GPUs: no CUDA GPU here")
         return cases.full() if arguments.full else cases.quick(cuda)
@@ -39,10 +39,7 @@ def _chosen(arguments: argparse.Namespace, cuda: bool) -> list[cases.Case]:
             arguments.mode or cases.MODES,
             arguments.dtype or [cases.default_dtype(cuda)],
             arguments.shape or [cases.default_shape(cuda)],
-            arguments.bidirectional,
-            arguments.lengths or "full",
-            arguments.reset_rate or 0.0,
-            arguments.return_cells,
+            **extras,
         )
     except ValueError as error:
         arguments.parser.error(str(error))
@@ -52,12 +49,10 @@ def _chosen(arguments: argparse.Namespace, cuda: bool) -> list[cases.Case]:
 def _command(arguments: argparse.Namespace) -> list[str]:
     """The arguments that make this run what it is, without its files: for the record, and for `--base` to repeat."""
     words = ["run"]
-    for name in ("cell", "mode", "dtype", "shape", "provider"):
-        for value in getattr(arguments, name) or ():
-            words += [f"--{name}", str(value)]
-    for name in ("lengths", "reset_rate"):
-        if getattr(arguments, name) is not None:
-            words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+    for name in ("cell", "mode", "dtype", "shape", "provider", "lengths", "reset_rate"):
+        found = getattr(arguments, name)
+        for value in found if isinstance(found, list) else [found] if found is not None else []:
+            words += [f"--{name.replace('_', '-')}", str(value)]
     for name in ("bidirectional", "return_cells", "quick", "full"):
         if getattr(arguments, name):
             words.append(f"--{name.replace('_', '-')}")
@@ -83,7 +78,6 @@ def _providers(arguments: argparse.Namespace) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    _need("torch")
     from fastrnn.bench.measuring import run
 
     where = run.device(arguments.device)
@@ -116,20 +110,6 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
-def compile_ahead(arguments: argparse.Namespace) -> int:
-    _need("torch")
-    reason = kernel_report.unavailable()
-    if reason is not None:
-        raise BenchError(reason)
-    from fastrnn.bench.gpu import ahead, workers
-    from fastrnn.bench.measuring import run
-
-    launches = [launch for file in arguments.launches or () for launch in ahead.read(file)]
-    if not arguments.launches:
-        launches = ahead.of_cases(_chosen(arguments, cuda=True), run.device("cuda"))
-    return int(ahead.compile_all(list(dict.fromkeys(launches)), arguments.processes or workers.cores()) > 0)
-
-
 def _run_against(arguments: argparse.Namespace, plan: Plan) -> int:
     """Measure the base and this commit in turn, so that a machine that slows down does so for both; then compare."""
     from fastrnn.bench.measuring import base, run
@@ -160,9 +140,7 @@ def _quick_kernels() -> int:
 
 
 def kernels(arguments: argparse.Namespace) -> int:
-    reason = kernel_report.unavailable()
-    if reason is not None:
-        raise BenchError(reason)
+    _stop_where(kernel_report.unavailable())
     files.check_writable(arguments)
     todo = kernel_report.jobs(
         arguments.arch or ["sm_90"],
@@ -176,6 +154,17 @@ def kernels(arguments: argparse.Namespace) -> int:
     return kernel_report.report(todo, arguments.json)
 
 
+def compile(arguments: argparse.Namespace) -> int:
+    _stop_where(kernel_report.unavailable())
+    from fastrnn.bench.gpu import ahead, workers
+    from fastrnn.bench.measuring import run
+
+    launches = [launch for file in arguments.launches or () for launch in ahead.read(file)]
+    if not arguments.launches:
+        launches = ahead.of_cases(_chosen(arguments, cuda=True), run.device("cuda"))
+    return int(ahead.compile_all(list(dict.fromkeys(launches)), arguments.processes or workers.cores()) > 0)
+
+
 def compare(arguments: argparse.Namespace) -> int:
     from fastrnn.bench.showing import compare
 
@@ -187,8 +176,7 @@ def report(arguments: argparse.Namespace) -> int:
 
     pages = {report.fill: arguments.readme, report.fill_cpu: arguments.cpu_page}
     asked = {fill: Path(page) for fill, page in pages.items() if page is not None}
-    found = files.to_show(arguments.files, public=bool(asked))
-    rows = [row for file in found for row in record.read(file)]
+    rows = [row for file in files.to_show(arguments.files, public=bool(asked)) for row in record.read(file)]
     if not asked:
         print(report.markdown(rows), end="")
     for fill, page in asked.items():
@@ -197,7 +185,6 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def plot(arguments: argparse.Namespace) -> int:
-    _need("matplotlib", "; pip install 'fastrnn[bench]', or matplotlib alone")
     from fastrnn.bench.showing import plot
 
     rows = [row for file in files.to_show(arguments.files) for row in record.read(file)]
@@ -207,7 +194,6 @@ def plot(arguments: argparse.Namespace) -> int:
 
 
 def packed(arguments: argparse.Namespace) -> int:
-    _need("torch")
     from fastrnn.bench.measuring import packed
 
     if arguments.fit:
@@ -217,15 +203,12 @@ def packed(arguments: argparse.Namespace) -> int:
 
 
 def machine(arguments: argparse.Namespace) -> int:
-    _need("torch")
     import torch
 
     from fastrnn.backends import fused
     from fastrnn.bench.gpu import machine
 
-    reason = machine.unavailable()
-    if reason is not None:
-        raise BenchError(reason)
+    _stop_where(machine.unavailable())
     where = torch.device("cuda")
     model = fused.device_limits(where)
     env = record.environment(True)
@@ -242,7 +225,6 @@ def machine(arguments: argparse.Namespace) -> int:
 
 
 def hour(arguments: argparse.Namespace) -> int:
-    _need("torch")
     import torch
 
     from fastrnn.bench.gpu import hour
@@ -259,17 +241,13 @@ def hour(arguments: argparse.Namespace) -> int:
             arguments.parser.error(f"argument --part: invalid choice: {name!r} (choose from {', '.join(names)})")
     if not torch.cuda.is_available():
         raise BenchError("no CUDA GPU here: there is nothing to borrow one for")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchError(f"cannot make {arguments.out!r}: {error.strerror}") from None
+    files.make_folder(folder, repr(arguments.out))
     chosen = [part for part in todo if arguments.part is None or part.name in arguments.part]
     found = hour.run(chosen, folder, arguments.seconds, again=arguments.part is not None)
     return hour.report(found, folder)
 
 
 def env(arguments: argparse.Namespace) -> int:
-    _need("torch")
     from fastrnn.bench.showing import report
 
     print(report.environment_text(), end="")

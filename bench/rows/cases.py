@@ -114,14 +114,13 @@ def product(
     dtypes: Iterable[str],
     shapes: Iterable[Shape],
     bidirectional: bool = False,
-    lengths: str = "full",
-    reset_rate: float = 0.0,
-    return_cells: bool = False,
+    **extras: Any,
 ) -> list[Case]:
-    """Every combination, once."""
+    """Every combination, once; `extras` as `Case` has them."""
     rows = itertools.product(shapes, dtypes, cells, modes)
-    asked = (bidirectional, lengths, reset_rate, return_cells)
-    return list(dict.fromkeys(Case(c, m, d, s.T, s.B, s.I, s.H, s.layers, *asked) for s, d, c, m in rows))
+    return list(
+        dict.fromkeys(Case(c, m, d, s.T, s.B, s.I, s.H, s.layers, bidirectional, **extras) for s, d, c, m in rows)
+    )
 
 
 def default_shape(cuda: bool) -> Shape:
