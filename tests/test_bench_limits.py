@@ -17,7 +17,7 @@ from support import compiling_environment
 from fastrnn.backends import fused
 from fastrnn.bench import cli
 from fastrnn.bench.gpu import machine
-from fastrnn.bench.measuring import limits, run
+from fastrnn.bench.measuring import limits, run, timing
 from fastrnn.bench.rows import files, record
 from fastrnn.bench.rows.cases import Case
 from fastrnn.bench.rows.errors import BenchError, LostGPUError
@@ -189,7 +189,7 @@ def test_a_lost_gpu_ends_the_constants(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> float:
         raise RuntimeError("CUDA error: unspecified launch failure")
 
-    monkeypatch.setattr(machine, "lost", lambda device: "CUDA error: unspecified launch failure")
+    monkeypatch.setattr(timing, "lost", lambda device: "CUDA error: unspecified launch failure")
     with pytest.raises(LostGPUError, match=r"\(CUDA error: unspecified launch failure\): stopped at hop_us"):
         machine.measure({"hop_us": broken, "barrier_us": broken}, H100, CPU, kept.append)
     assert len(kept) == 1

@@ -104,7 +104,7 @@ def test_a_lost_gpu_ends_the_run_at_the_row_that_lost_it(
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(run, "measure", fail)
-    monkeypatch.setattr(run, "lost", lambda device: said[-1])
+    monkeypatch.setattr(timing, "lost", lambda device: said[-1])
     said.append(None)
     code, rows = bench(tmp_path, "run", *TINY, "--mode", "forward", "--provider", "fastrnn")
     assert (code, [row["status"] for row in rows]) == (1, ["FAILED", "FAILED"])
