@@ -33,12 +33,13 @@ def _chosen(arguments: argparse.Namespace, cuda: bool) -> list[cases.Case]:
     if arguments.quick or arguments.full:
         name = "--quick" if arguments.quick else "--full"
         arguments.parser.error(f"{name} is a set of its own: it takes no option that chooses rows")
+    dtype, shape = cases.DEFAULTS[cuda]
     try:
         rows = cases.product(
             arguments.cell or ["lstm"],
             arguments.mode or cases.MODES,
-            arguments.dtype or [cases.default_dtype(cuda)],
-            arguments.shape or [cases.default_shape(cuda)],
+            arguments.dtype or [dtype],
+            arguments.shape or [shape],
             **extras,
         )
     except ValueError as error:

@@ -25,7 +25,7 @@ from fastrnn.bench.providers.loops import CompiledLoop, Loop
 from fastrnn.bench.providers.provider import Provider, State
 from fastrnn.bench.providers.table import PROVIDERS
 from fastrnn.bench.providers.torchrl import TorchRL
-from fastrnn.bench.rows import cases
+from fastrnn.bench.rows import cases, record
 from fastrnn.bench.rows.cases import Case
 
 BASE = Case("lstm", "train", "float32", 7, 3, 5, 4)
@@ -38,7 +38,7 @@ def _brief(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     make_brief(monkeypatch, tmp_path_factory.mktemp("here"))
 
 
-def check(case: Case, provider: type[Provider]) -> measure.Outcome:
+def check(case: Case, provider: type[Provider]) -> record.Outcome:
     outcome = measure.check(case, provider, measure.make_truth(case, CPU), CPU)
     assert outcome.status == "ok", outcome.reason
     assert outcome.error is not None

@@ -173,7 +173,8 @@ def test_csv(tmp_path: Path) -> None:
     with (tmp_path / "rows.csv").open() as file:
         found = list(csv.DictReader(file))
     assert len(found) == 4
-    assert list(found[0]) == [field.name for field in dataclasses.fields(record.Row)]
+    assert list(found[0]) == record.FIELDS
+    assert set(record.FIELDS) == {field.name for field in dataclasses.fields(record.Row)}
     assert float(found[0]["us_per_step"]) == rows[0]["us_per_step"]
 
 

@@ -191,11 +191,7 @@ def measurements(sms: int, device: torch.device) -> dict[str, Callable[[], float
 
 
 _UNITS = {"us": "microseconds", "rate": "bytes per microsecond", "bytes": "bytes"}
-
-
-def unit_of(name: str) -> str:
-    """What a constant is counted in."""
-    return "multiply-adds per microsecond" if name == "sm_mac_rate" else _UNITS[name.rpartition("_")[2]]
+_UNITS |= {"sm_mac_rate": "multiply-adds per microsecond"}
 
 
 def _measured(name: str, call: Callable[[], float]) -> tuple[float | None, str | None]:
@@ -226,7 +222,7 @@ def measure(
     complete = True
     for name, call in todo.items():
         value, reason = _measured(name, call)
-        assumed, unit = float(getattr(model, name)), unit_of(name)
+        assumed, unit = float(getattr(model, name)), _UNITS.get(name) or _UNITS[name.rpartition("_")[2]]
         keep({"constant": name, "measured": value, "model": assumed, "unit": unit, "reason": reason})
         shown = ("FAILED", "") if value is None else (f"{value:.3g}", f"{value / assumed:.2f}")
         emit(line(COLUMNS, [name, f"{assumed:.3g}", *shown, unit]))

@@ -21,6 +21,7 @@ from fastrnn.bench.measuring.timing import percentiles, synchronize, time_calls
 from fastrnn.bench.providers.fastrnns import Reference
 from fastrnn.bench.providers.provider import Provider, State
 from fastrnn.bench.rows.cases import Case
+from fastrnn.bench.rows.record import Outcome
 
 # What the error of a right result stays under: the largest ||result - reference|| / ||reference|| over the tensors
 # checked. "Measured" is torch.nn and plain torch at that dtype, over 32 steps of every cell, H up to 1024; the worst is
@@ -51,38 +52,6 @@ class Truth:
     state: State
     inputs: Inputs
     expected: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was found for one provider on one case.
-
-    Attributes:
-        status: `"ok"`; `"FAILED"` or, where the provider has no such thing, `"n/a"`: then `reason` says why, and there
-            are no times.
-        backend, tier: what ran.
-        us_per_step, p20, p80: median and percentiles of the time of one call, over T, in microseconds.
-        peak_mb: GPU memory of one call: weights, inputs and all it allocates. None on a CPU.
-        first_call_s: building the module and its first call, on the shortened sequence of the check; kernels that are
-            not in Triton's cache yet are compiled in it.
-        error: see BOUNDS; None where it is not finite or no result came.
-        input_share, scan_share, gradient_share: how the call's time divides, see `split.Shares`; None where the call
-            is one operator of torch's, or not fastrnn's.
-    """
-
-    status: str
-    reason: str | None = None
-    backend: str | None = None
-    tier: str | None = None
-    us_per_step: float | None = None
-    p20: float | None = None
-    p80: float | None = None
-    peak_mb: float | None = None
-    first_call_s: float | None = None
-    error: float | None = None
-    input_share: float | None = None
-    scan_share: float | None = None
-    gradient_share: float | None = None
 
 
 def _built(case: Case, provider: type[Provider], state: State) -> nn.Module:
@@ -196,7 +165,7 @@ def check(case: Case, provider: type[Provider], truth: Truth, device: torch.devi
         error, name = compare(found, truth.expected)
         backend, tier = provider.runs(case, module, truth.inputs.x, truth.inputs.options())
     bound = bound_of(case, device)
-    outcome = Outcome("ok", backend=backend, tier=tier, first_call_s=seconds, error=error)
+    outcome = Outcome(status="ok", backend=backend, tier=tier, first_call_s=seconds, error=error)
     if math.isfinite(error) and error <= bound:
         return outcome
     reason = f"{name} is off by {error:.2e}, allowed is {bound:.0e}"
@@ -241,7 +210,7 @@ def measure(case: Case, provider: type[Provider], truth: Truth, device: torch.de
     """Check, then time; a result out of bounds is not timed."""
     missing = provider.unable(case, device)
     if missing is not None:
-        return Outcome("n/a", reason=missing)
+        return Outcome(status="n/a", reason=missing)
     outcome = check(case, provider, truth, device)
     if outcome.status != "ok":
         return outcome

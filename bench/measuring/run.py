@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 
 from fastrnn.bench.measuring.limits import limit_on
-from fastrnn.bench.measuring.measure import Outcome, Truth, make_truth, measure
+from fastrnn.bench.measuring.measure import Truth, make_truth, measure
 from fastrnn.bench.measuring.timing import stop_if_lost
 from fastrnn.bench.providers.table import PROVIDERS, peer_algorithm, peer_of
 from fastrnn.bench.rows import journal, record
 from fastrnn.bench.rows.cases import Case
 from fastrnn.bench.rows.errors import BenchError, said
-from fastrnn.bench.rows.record import Row
+from fastrnn.bench.rows.record import Outcome, Row
 from fastrnn.bench.showing.progress import Display, progress
 from fastrnn.bench.showing.table import CASE_COLUMNS, Column, case_values, columns, emit, heading, line
 
@@ -110,7 +110,7 @@ def _outcome(case: Case, provider: str, truth: Callable[[], Truth], where: torch
     try:
         return measure(case, PROVIDERS[provider], truth(), where)
     except Exception as error:
-        return Outcome("FAILED", reason=said(error))
+        return Outcome(status="FAILED", reason=said(error))
 
 
 Done = dict[tuple[Case, str], list[Row]]
@@ -169,7 +169,7 @@ def _never_ended(plan: Plan) -> list[Row]:
     plan.note.unlink()
     if not found or found["commit"] != plan.commit:
         return []
-    outcome = Outcome("FAILED", "it began, and the process ended before it did")
+    outcome = Outcome(status="FAILED", reason="it began, and the process ended before it did")
     return [_row(plan, Case(**found["case"]), found["provider"], outcome, None)]
 
 
@@ -211,7 +211,7 @@ def _show(row: Row, display: Display) -> None:
     values += [number(row.ratio, ".2f"), row.peer, number(row.peak_mb, ".1f"), number(row.error, ".1e")]
     if row.device == "cuda":
         values += [number(row.limit_us, ".3f"), number(percent_of_limit(row), ".0f")]
-    display.emit(line(_columns(row.device), [*case_values(row.case()), *values]))
+    display.emit(line(_columns(row.device), [*case_values(row), *values]))
     if row.reason is not None:
         display.emit(f"  {row.status}: {row.reason}")
 
@@ -226,9 +226,9 @@ def prepare(where: torch.device) -> None:
 
 def _keep(row: Row, plan: Plan) -> None:
     """Write a row to the files."""
-    journal.append(plan.json, dataclasses.asdict(row))
+    journal.append(plan.json, record.as_object(row))
     if plan.csv is not None:
-        journal.append_csv(plan.csv, dataclasses.asdict(row))
+        journal.append_csv(plan.csv, record.as_object(row))
 
 
 def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:

@@ -123,13 +123,8 @@ def product(
     )
 
 
-def default_shape(cuda: bool) -> Shape:
-    """The size taken where options choose rows but none chooses a size."""
-    return Shape(512, 16, 512, 512) if cuda else Shape(100, 8, 128, 128)
-
-
-def default_dtype(cuda: bool) -> str:
-    return "bfloat16" if cuda else "float32"
+# Dtype and size taken where options choose rows but not these: without a GPU, and with one.
+DEFAULTS = ("float32", Shape(100, 8, 128, 128)), ("bfloat16", Shape(512, 16, 512, 512))
 
 
 def quick(cuda: bool) -> list[Case]:

@@ -14,6 +14,7 @@ import platform
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fastrnn
 from fastrnn.bench.rows import journal
@@ -23,7 +24,11 @@ from fastrnn.bench.rows.errors import BenchError
 VERSION = 3  # of the rows; a file of another version is refused, not guessed at
 
 
-@dataclass(frozen=True)
+def _names(kind: type[Any]) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Environment:
     """What a row was measured on. `fastrnn` is its version, `device` is `"cuda"` or `"cpu"`; what does not apply is
     None."""
@@ -49,12 +54,45 @@ class Environment:
         return ", ".join(f"{words.get(name, name)} {getattr(self, name)}" for name in names if getattr(self, name))
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of a results file: `cases.Case`, provider, `measure.Outcome`, `Environment`, and
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was found for one provider on one case.
+
+    Attributes:
+        status: `"ok"`; `"FAILED"` or, where the provider has no such thing, `"n/a"`: then `reason` says why, and there
+            are no times.
+        backend, tier: what ran.
+        us_per_step, p20, p80: median and percentiles of the time of one call, over T, in microseconds.
+        peak_mb: GPU memory of one call: weights, inputs and all it allocates. None on a CPU.
+        first_call_s: building the module and its first call, on the shortened sequence of the check; kernels that are
+            not in Triton's cache yet are compiled in it.
+        error: see `measure.BOUNDS`; None where it is not finite or no result came.
+        input_share, scan_share, gradient_share: how the call's time divides, see `split.Shares`; None where the call
+            is one operator of torch's, or not fastrnn's.
+    """
+
+    backend: str | None = None
+    tier: str | None = None
+    us_per_step: float | None = None
+    p20: float | None = None
+    p80: float | None = None
+    peak_mb: float | None = None
+    first_call_s: float | None = None
+    error: float | None = None
+    input_share: float | None = None
+    scan_share: float | None = None
+    gradient_share: float | None = None
+    status: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Environment, Outcome, Case):
+    """One line of a results file: a case, what was found, on which machine, and
 
     Attributes:
         version: VERSION.
+        provider: who was measured.
         peer: the provider this row is compared with: torch.nn, or what takes its place where it lacks something.
         ratio: the peer's us_per_step over this one's; above 1 is faster than the peer. None without either.
         peer_algorithm: what the peer should run for this case.
@@ -65,55 +103,31 @@ class Row:
     """
 
     version: int
-    cell: str
-    mode: str
-    dtype: str
-    T: int
-    B: int
-    I: int  # noqa: E741
-    H: int
-    layers: int
-    bidirectional: bool
-    lengths: str
-    reset_rate: float
-    return_cells: bool
     provider: str
-    backend: str | None
-    tier: str | None
-    us_per_step: float | None
-    p20: float | None
-    p80: float | None
     peer: str
     ratio: float | None
-    peak_mb: float | None
-    first_call_s: float | None
-    error: float | None
-    input_share: float | None
-    scan_share: float | None
-    gradient_share: float | None
-    status: str
-    reason: str | None
     peer_algorithm: str
     limit_us: float | None
-    fastrnn: str
-    device: str
-    gpu: str | None
-    driver: str | None
-    cpu: str | None
-    threads: int
-    torch: str
-    triton: str | None
-    cudnn: str | None
-    python: str
     command: str
     commit: str | None
     time: str
 
     def case(self) -> Case:
-        return Case(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Case)})
+        return Case(**{name: getattr(self, name) for name in _names(Case)})
 
     def environment(self) -> Environment:
-        return Environment(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Environment)})
+        return Environment(**{name: getattr(self, name) for name in _names(Environment)})
+
+
+_found = _names(Outcome)
+# In the order that files have them in.
+FIELDS = ["version", *_names(Case), "provider", *_found[:5], "peer", "ratio", *_found[5:]]
+FIELDS += ["peer_algorithm", "limit_us", *_names(Environment), "command", "commit", "time"]
+
+
+def as_object(row: Row) -> dict[str, Any]:
+    """A row as files have it."""
+    return {name: getattr(row, name) for name in FIELDS}
 
 
 def _cpu_name() -> str | None:
@@ -171,6 +185,6 @@ def _row(line: str, place: str) -> Row:
     version = values.get("version", 1)
     if version != VERSION:
         raise BenchError(f"{place}: version {version}, this reads version {VERSION}; measure again, into another file")
-    if set(values) != {field.name for field in dataclasses.fields(Row)}:
+    if set(values) != set(FIELDS):
         raise BenchError(f"{place}: not a benchmark row")
     return Row(**values)
