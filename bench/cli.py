@@ -1,4 +1,9 @@
-"""The command line, `python -m bench` and `fastrnn-bench`: arguments only; `commands` acts on them."""
+"""The command line, `python -m bench` and `fastrnn-bench`: arguments only; `commands` acts on them.
+
+Below are rooms, each of which imports from itself and those before it: `rows` (what a row is, and its files),
+`providers` (who is measured), `showing` (tables and pictures), `measuring`, and `gpu` (kernels compiled, a GPU's
+constants, a borrowed hour).
+"""
 
 from __future__ import annotations
 
