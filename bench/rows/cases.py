@@ -197,20 +197,16 @@ def full() -> list[Case]:
         )
         for case in product([cell], ["train"], [dtype], [Shape(256, B, n, n, layers)], bidirectional)
     ]
-    extras = _extras(Shape(512, 64, 512, 512), Shape(128, 16, 512, 512), "bfloat16")
     steps = [Shape(1, B, 512, 512) for B in (1, 16, 64)]
+    odd = [Shape(512, B, n, n) for n in (64, 128, 192) for B in (16, 64)]
+    odd += [Shape(256, B, n, n) for n in (1536, 2048) for B in (16, 64)]
     rows = [
         *product(["lstm"], ["train"], ["float16"], against_best),
         *product(["lstm"], ["forward"], ["float16", "bfloat16"], [Shape(512, 16, n, n) for n in widths]),
         *mixed,
-        *product(
-            ["lstm", "gru"], ["train"], ["bfloat16"], [Shape(512, B, n, n) for n in (64, 128, 192) for B in (16, 64)]
-        ),
-        *product(
-            ["lstm", "gru"], ["train"], ["bfloat16"], [Shape(256, B, n, n) for n in (1536, 2048) for B in (16, 64)]
-        ),
+        *product(["lstm", "gru"], ["train"], ["bfloat16"], odd),
         *product(["lstm", "gru", "rnn_tanh"], ["train"], ["bfloat16"], [Shape(512, 32, 512, 512)], lengths="uniform"),
-        *extras,
+        *_extras(Shape(512, 64, 512, 512), Shape(128, 16, 512, 512), "bfloat16"),
         *product(["lstm", "gru"], ["forward"], ["bfloat16"], steps),
     ]
     return list(dict.fromkeys(rows))

@@ -11,16 +11,12 @@ from dataclasses import dataclass
 from fastrnn.bench.showing.table import emit
 
 
-def _nothing(label: str) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class Display:
     """Where rows are printed, and who is told what is measured next; each call of `next` counts one."""
 
     emit: Callable[[str], None] = emit
-    next: Callable[[str], None] = _nothing
+    next: Callable[[str], None] = lambda label: None
 
 
 @contextlib.contextmanager

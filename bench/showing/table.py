@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,9 +37,8 @@ def heading(columns: Sequence[Column]) -> str:
     return f"{titles}\n{'-' * (sum(column.width for column in columns) + 2 * (len(columns) - 1))}"
 
 
-def emit(text: str) -> None:
-    """Print at once, also into a pipe: rows take seconds each."""
-    print(text, flush=True)
+# Print at once, also into a pipe: rows take seconds each.
+emit = functools.partial(print, flush=True)
 
 
 CASE_COLUMNS = columns("cell<12 | mode<7 | dtype<8 | T>5 | B>4 | I>5 | H>5 | layers>6 | bidir>5 | extras<20")
