@@ -88,20 +88,10 @@ class _Packing(nn.RNNBase):
         return pad_packed_sequence(output, total_length=time)[0], final
 
 
-class _LSTM(_Packing, nn.LSTM):  # type: ignore[misc]  # called as fastrnn's layers are
-    pass
-
-
-class _GRU(_Packing, nn.GRU):  # type: ignore[misc]  # called as fastrnn's layers are
-    pass
-
-
-class _RNN(_Packing, nn.RNN):  # type: ignore[misc]  # called as fastrnn's layers are
-    pass
-
-
 class Packed(TorchNN):
     """torch.nn's layer over packed rows."""
 
-    layers: ClassVar[Any] = SimpleNamespace(LSTM=_LSTM, GRU=_GRU, RNN=_RNN)
+    layers: ClassVar[Any] = SimpleNamespace(
+        **{name: type(name, (_Packing, getattr(nn, name)), {}) for name in ("LSTM", "GRU", "RNN")}
+    )
     packs = True
