@@ -1,14 +1,23 @@
-"""The command line, `python -m bench` and `fastrnn-bench`: arguments only; `commands` acts on them."""
+"""The command line, `python -m bench` and `fastrnn-bench`: arguments only; `commands` acts on them.
+
+Below are rooms, each of which imports from itself and those before it: `rows` (what a row is, and its files),
+`providers` (who is measured), `showing` (tables and pictures), `measuring`, and `gpu` (kernels compiled, a GPU's
+constants, a borrowed hour).
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from fastrnn.bench import cases, commands, files, kernels, record
+from fastrnn.bench import commands
+from fastrnn.bench.gpu import kernels
+from fastrnn.bench.rows import cases, files
+from fastrnn.bench.rows.errors import BenchError, LostGPUError
 from fastrnn.kernels import configs
 
 _FILES = f"results files (default: those in {files.FOLDER}, or those committed)"
@@ -79,7 +88,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list", action="store_true", help="print the rows and exit")
     _add_commit(parser)
-    parser.set_defaults(call=commands.run, parser=parser)
 
 
 def _add_compile(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +96,6 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
         parser, "--launches", "file of launches, as `pytest --record-launches` writes; then no rows", metavar="FILE"
     )
     parser.add_argument("--processes", type=_positive, metavar="N", help="default: one for each core")
-    parser.set_defaults(call=commands.compile_ahead, parser=parser)
 
 
 def _add_kernels(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +107,6 @@ def _add_kernels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bidirectional", action="store_true", help="both directions in one launch")
     parser.add_argument("--schedule", choices=["persistent", "stepwise"], default="persistent")
     parser.add_argument("--json", metavar="FILE", help="append one JSON object per row")
-    parser.set_defaults(call=commands.kernels, parser=parser)
 
 
 def _add_packed(parser: argparse.ArgumentParser) -> None:
@@ -109,13 +115,11 @@ def _add_packed(parser: argparse.ArgumentParser) -> None:
     _several(parser, "--hidden", "hidden size (default: 32 to 256)", type=_positive, metavar="H")
     parser.add_argument("--json", metavar="FILE", help="append one JSON object per row")
     _several(parser, "--fit", "print the constants of the model that chooses, from such a file", metavar="FILE")
-    parser.set_defaults(call=commands.packed, parser=parser)
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("old", metavar="OLD", help="results file of before")
     parser.add_argument("new", metavar="NEW", help="results file of now")
-    parser.set_defaults(call=commands.compare, parser=parser)
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -126,13 +130,11 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         help="put what committed files say of GPUs between this one's bench:begin and bench:end",
     )
     parser.add_argument("--cpu-page", metavar="FILE", help="likewise, what they say of CPUs")
-    parser.set_defaults(call=commands.report, parser=parser)
 
 
 def _add_plot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="*", metavar="FILE", help=_FILES)
     parser.add_argument("--out", default=files.FOLDER, metavar="FOLDER", help="where pictures go (default: there)")
-    parser.set_defaults(call=commands.plot, parser=parser)
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
@@ -142,7 +144,6 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         help=f"where each constant is kept once it is measured (default: in {files.CONSTANTS})",
     )
     _add_commit(parser)
-    parser.set_defaults(call=commands.machine, parser=parser)
 
 
 def _add_hour(parser: argparse.ArgumentParser) -> None:
@@ -151,13 +152,13 @@ def _add_hour(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=_positive, metavar="N", help="for all of this call; call again for the rest")
     parser.add_argument("--list", action="store_true", help="print the parts and exit")
     _add_commit(parser)
-    parser.set_defaults(call=commands.hour, parser=parser)
 
 
-def _add_env(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(call=commands.env, parser=parser)
+def _add_nothing(parser: argparse.ArgumentParser) -> None:
+    pass
 
 
+# Each is the function of this name in `commands`.
 _COMMANDS = (
     ("run", _add_run, "time layers against torch.nn, results checked first"),
     ("compare", _add_compare, "say which rows of two results files are faster, slower or the same"),
@@ -168,8 +169,10 @@ _COMMANDS = (
     ("compile", _add_compile, "compile what rows will launch beforehand, on all cores"),
     ("machine", _add_machine, "measure the constants of the cost model on this GPU"),
     ("hour", _add_hour, "all that a GPU is borrowed for: compile, tests, benchmarks, constants; in bounded parts"),
-    ("env", _add_env, "print the versions and the hardware, for a bug report"),
+    ("env", _add_nothing, "print the versions and the hardware, for a bug report"),
 )
+_NEEDS = dict.fromkeys(("run", "packed", "compile", "machine", "hour", "env"), "torch") | {"plot": "matplotlib"}
+_HINTS = {"matplotlib": "; pip install 'fastrnn[bench]', or matplotlib alone"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -177,7 +180,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fastrnn-bench", description="Benchmarks of fastrnn.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, add, text in _COMMANDS:
-        add(subparsers.add_parser(name, help=text, description=text))
+        added = subparsers.add_parser(name, help=text, description=text)
+        added.set_defaults(command=name, parser=added)
+        add(added)
     return parser
 
 
@@ -186,18 +191,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     process can use no more, 130 interrupted."""
     arguments = build_parser().parse_args(argv)
     try:
-        code: int = arguments.call(arguments)
+        needed = _NEEDS.get(arguments.command)
+        if needed is not None and importlib.util.find_spec(needed) is None:
+            raise BenchError(f"{needed} is not installed{_HINTS.get(needed, '')}")
+        code: int = getattr(commands, arguments.command)(arguments)
     except KeyboardInterrupt:
         kept = "the rows printed are all there are"
-        if arguments.call is commands.run and arguments.json is not None:
+        if arguments.command == "run" and arguments.json is not None:
             kept = f"finished rows are in {arguments.json}; run again with --resume to go on"
-        if arguments.call is commands.hour:
+        if arguments.command == "hour":
             kept = f"what was found is in {arguments.out}; run again to go on"
         print(f"{arguments.parser.prog}: interrupted; {kept}", file=sys.stderr)
         return 130
-    except record.BenchError as error:
+    except BenchError as error:
         print(f"{arguments.parser.prog}: error: {error}", file=sys.stderr)
-        return 3 if isinstance(error, record.LostGPUError) else 1
+        return 3 if isinstance(error, LostGPUError) else 1
     except BrokenPipeError:  # as under `| head`
         # Python flushes stdout once more when it exits, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

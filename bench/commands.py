@@ -4,44 +4,43 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastrnn.bench import cases, files, record
-from fastrnn.bench import kernels as kernel_report
+from fastrnn.bench.gpu import kernels as kernel_report
+from fastrnn.bench.rows import cases, checkout, files, journal, record
+from fastrnn.bench.rows.errors import BenchError
 
 if TYPE_CHECKING:
-    from fastrnn.bench.run import Plan
+    from fastrnn.bench.measuring.run import Plan
 
 
-def _need(module: str, hint: str = "") -> None:
-    if importlib.util.find_spec(module) is None:
-        raise record.BenchError(f"{module} is not installed{hint}")
+def _stop_where(reason: str | None) -> None:
+    if reason is not None:
+        raise BenchError(reason)
 
 
 def _chosen(arguments: argparse.Namespace, cuda: bool) -> list[cases.Case]:
     """The rows asked for."""
-    options = (arguments.cell, arguments.mode, arguments.dtype, arguments.shape, arguments.bidirectional)
-    if not any((*options, arguments.lengths, arguments.reset_rate, arguments.return_cells)):
+    extras = {name: getattr(arguments, name) for name in ("bidirectional", "lengths", "reset_rate", "return_cells")}
+    extras = {name: value for name, value in extras.items() if value}
+    if not any((arguments.cell, arguments.mode, arguments.dtype, arguments.shape, extras)):
         if arguments.full and not cuda:
-            raise record.BenchError("--full is for GPUs: no CUDA GPU here")
+            raise BenchError("--full is for GPUs: no CUDA GPU here")
         return cases.full() if arguments.full else cases.quick(cuda)
     if arguments.quick or arguments.full:
         name = "--quick" if arguments.quick else "--full"
         arguments.parser.error(f"{name} is a set of its own: it takes no option that chooses rows")
+    dtype, shape = cases.DEFAULTS[cuda]
     try:
         rows = cases.product(
             arguments.cell or ["lstm"],
             arguments.mode or cases.MODES,
-            arguments.dtype or [cases.default_dtype(cuda)],
-            arguments.shape or [cases.default_shape(cuda)],
-            arguments.bidirectional,
-            arguments.lengths or "full",
-            arguments.reset_rate or 0.0,
-            arguments.return_cells,
+            arguments.dtype or [dtype],
+            arguments.shape or [shape],
+            **extras,
         )
     except ValueError as error:
         arguments.parser.error(str(error))
@@ -51,12 +50,10 @@ def _chosen(arguments: argparse.Namespace, cuda: bool) -> list[cases.Case]:
 def _command(arguments: argparse.Namespace) -> list[str]:
     """The arguments that make this run what it is, without its files: for the record, and for `--base` to repeat."""
     words = ["run"]
-    for name in ("cell", "mode", "dtype", "shape", "provider"):
-        for value in getattr(arguments, name) or ():
-            words += [f"--{name}", str(value)]
-    for name in ("lengths", "reset_rate"):
-        if getattr(arguments, name) is not None:
-            words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+    for name in ("cell", "mode", "dtype", "shape", "provider", "lengths", "reset_rate"):
+        found = getattr(arguments, name)
+        for value in found if isinstance(found, list) else [found] if found is not None else []:
+            words += [f"--{name.replace('_', '-')}", str(value)]
     for name in ("bidirectional", "return_cells", "quick", "full"):
         if getattr(arguments, name):
             words.append(f"--{name.replace('_', '-')}")
@@ -65,7 +62,7 @@ def _command(arguments: argparse.Namespace) -> list[str]:
 
 def _providers(arguments: argparse.Namespace) -> list[str]:
     """Who is asked for, each once; nobody is named where that is left to the rows."""
-    from fastrnn.bench.providers import PROVIDERS, installed
+    from fastrnn.bench.providers.table import PROVIDERS, installed
 
     names: list[str] = []
     for name in arguments.provider or ():
@@ -75,15 +72,14 @@ def _providers(arguments: argparse.Namespace) -> list[str]:
             choices = ", ".join([*PROVIDERS, "all"])
             arguments.parser.error(f"argument --provider: invalid choice: {name!r} (choose from {choices})")
         elif (missing := PROVIDERS[name].missing()) is not None:
-            raise record.BenchError(f"--provider {name}: {missing}")
+            raise BenchError(f"--provider {name}: {missing}")
         else:
             names.append(name)
     return list(dict.fromkeys(names))
 
 
 def run(arguments: argparse.Namespace) -> int:
-    _need("torch")
-    from fastrnn.bench import run
+    from fastrnn.bench.measuring import run
 
     where = run.device(arguments.device)
     cuda = where.type == "cuda"
@@ -101,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.base is not None and not providers:
         providers = arguments.provider = ["fastrnn"]  # the others are the same on both sides
     command = shlex.join(["python", "-m", "bench", *_command(arguments)])
-    commit = arguments.commit or record.commit()
+    commit = arguments.commit or checkout.commit()
     done = before if arguments.resume else []
     plan = run.Plan(
         rows, providers, where, command, commit, arguments.json, arguments.csv, done, arguments.pass_over_failed
@@ -115,22 +111,10 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
-def compile_ahead(arguments: argparse.Namespace) -> int:
-    _need("torch")
-    reason = kernel_report.unavailable()
-    if reason is not None:
-        raise record.BenchError(reason)
-    from fastrnn.bench import ahead, run
-
-    launches = [launch for file in arguments.launches or () for launch in ahead.read(file)]
-    if not arguments.launches:
-        launches = ahead.of_cases(_chosen(arguments, cuda=True), run.device("cuda"))
-    return int(ahead.compile_all(list(dict.fromkeys(launches)), arguments.processes or ahead.cores()) > 0)
-
-
 def _run_against(arguments: argparse.Namespace, plan: Plan) -> int:
     """Measure the base and this commit in turn, so that a machine that slows down does so for both; then compare."""
-    from fastrnn.bench import base, compare, run
+    from fastrnn.bench.measuring import base, run
+    from fastrnn.bench.showing import compare
 
     commit = base.resolve(arguments.base)
     old: list[record.Row] = []
@@ -157,9 +141,7 @@ def _quick_kernels() -> int:
 
 
 def kernels(arguments: argparse.Namespace) -> int:
-    reason = kernel_report.unavailable()
-    if reason is not None:
-        raise record.BenchError(reason)
+    _stop_where(kernel_report.unavailable())
     files.check_writable(arguments)
     todo = kernel_report.jobs(
         arguments.arch or ["sm_90"],
@@ -173,19 +155,29 @@ def kernels(arguments: argparse.Namespace) -> int:
     return kernel_report.report(todo, arguments.json)
 
 
+def compile(arguments: argparse.Namespace) -> int:
+    _stop_where(kernel_report.unavailable())
+    from fastrnn.bench.gpu import ahead, workers
+    from fastrnn.bench.measuring import run
+
+    launches = [launch for file in arguments.launches or () for launch in ahead.read(file)]
+    if not arguments.launches:
+        launches = ahead.of_cases(_chosen(arguments, cuda=True), run.device("cuda"))
+    return int(ahead.compile_all(list(dict.fromkeys(launches)), arguments.processes or workers.cores()) > 0)
+
+
 def compare(arguments: argparse.Namespace) -> int:
-    from fastrnn.bench import compare
+    from fastrnn.bench.showing import compare
 
     return compare.compare(record.read(arguments.old), record.read(arguments.new))
 
 
 def report(arguments: argparse.Namespace) -> int:
-    from fastrnn.bench import report
+    from fastrnn.bench.showing import report
 
     pages = {report.fill: arguments.readme, report.fill_cpu: arguments.cpu_page}
     asked = {fill: Path(page) for fill, page in pages.items() if page is not None}
-    found = files.to_show(arguments.files, public=bool(asked))
-    rows = [row for file in found for row in record.read(file)]
+    rows = [row for file in files.to_show(arguments.files, public=bool(asked)) for row in record.read(file)]
     if not asked:
         print(report.markdown(rows), end="")
     for fill, page in asked.items():
@@ -194,8 +186,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def plot(arguments: argparse.Namespace) -> int:
-    _need("matplotlib", "; pip install 'fastrnn[bench]', or matplotlib alone")
-    from fastrnn.bench import plot
+    from fastrnn.bench.showing import plot
 
     rows = [row for file in files.to_show(arguments.files) for row in record.read(file)]
     written = plot.plot(rows, Path(arguments.out))
@@ -204,8 +195,7 @@ def plot(arguments: argparse.Namespace) -> int:
 
 
 def packed(arguments: argparse.Namespace) -> int:
-    _need("torch")
-    from fastrnn.bench import packed
+    from fastrnn.bench.measuring import packed
 
     if arguments.fit:
         return packed.fit(arguments.fit)
@@ -214,24 +204,21 @@ def packed(arguments: argparse.Namespace) -> int:
 
 
 def machine(arguments: argparse.Namespace) -> int:
-    _need("torch")
     import torch
 
     from fastrnn.backends import fused
-    from fastrnn.bench import machine
+    from fastrnn.bench.gpu import machine
 
-    reason = machine.unavailable()
-    if reason is not None:
-        raise record.BenchError(reason)
+    _stop_where(machine.unavailable())
     where = torch.device("cuda")
     model = fused.device_limits(where)
     env = record.environment(True)
     files.settle_constants(arguments, env)
     print(f"GPU: {env.gpu}, driver {env.driver}. torch {env.torch}, triton {env.triton}.", flush=True)
-    about = dataclasses.asdict(env) | {"commit": arguments.commit or record.commit()}
+    about = dataclasses.asdict(env) | {"commit": arguments.commit or checkout.commit()}
 
     def keep(found: Mapping[str, Any]) -> None:
-        record.append(arguments.json, {**found, **about, "time": record.now()})
+        journal.append(arguments.json, {**found, **about, "time": journal.now()})
 
     complete = machine.measure(machine.measurements(model.sms, where), model, where, keep)
     print(f"Kept in {arguments.json}.")
@@ -239,13 +226,12 @@ def machine(arguments: argparse.Namespace) -> int:
 
 
 def hour(arguments: argparse.Namespace) -> int:
-    _need("torch")
     import torch
 
-    from fastrnn.bench import hour
+    from fastrnn.bench.gpu import hour
 
     folder = Path(arguments.out).absolute()
-    todo = hour.parts(folder, arguments.commit or record.commit())
+    todo = hour.parts(folder, arguments.commit or checkout.commit())
     names = [part.name for part in todo]
     if arguments.list:
         for part in todo:
@@ -255,19 +241,15 @@ def hour(arguments: argparse.Namespace) -> int:
         if name not in names:
             arguments.parser.error(f"argument --part: invalid choice: {name!r} (choose from {', '.join(names)})")
     if not torch.cuda.is_available():
-        raise record.BenchError("no CUDA GPU here: there is nothing to borrow one for")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise record.BenchError(f"cannot make {arguments.out!r}: {error.strerror}") from None
+        raise BenchError("no CUDA GPU here: there is nothing to borrow one for")
+    files.make_folder(folder, repr(arguments.out))
     chosen = [part for part in todo if arguments.part is None or part.name in arguments.part]
     found = hour.run(chosen, folder, arguments.seconds, again=arguments.part is not None)
     return hour.report(found, folder)
 
 
 def env(arguments: argparse.Namespace) -> int:
-    _need("torch")
-    from fastrnn.bench import report
+    from fastrnn.bench.showing import report
 
     print(report.environment_text(), end="")
     return 0

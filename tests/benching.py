@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from fastrnn.bench import cli, record, timing
+from fastrnn.bench import cli
+from fastrnn.bench.measuring import timing
+from fastrnn.bench.providers.provider import Provider, State
+from fastrnn.bench.rows import record
+from fastrnn.bench.rows.cases import Case
 
 CPU = torch.device("cpu")
 TINY = ["--shape", "5,2,3,4", "--cell", "lstm", "--mode", "train"]
@@ -38,3 +44,9 @@ def bench(tmp_path: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
     file = tmp_path / "rows.jsonl"
     code = cli.main([*arguments, "--json", str(file)])
     return code, [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def provider(build: Callable[[Case, State], nn.Module]) -> type[Provider]:
+    """One of whom only the module matters."""
+    members = {"build": staticmethod(build), "runs": staticmethod(lambda *_: ("some", "other"))}
+    return type("Some", (Provider,), members)

@@ -9,7 +9,6 @@ the process ends: every test after it would fail.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Generator
@@ -20,16 +19,15 @@ import pytest
 import support
 import torch
 
-from fastrnn.bench import record
-from fastrnn.bench.timing import lost
+from fastrnn.bench.measuring.timing import lost
+from fastrnn.bench.rows import journal
 
 LOST = 70  # pytest's exit code where the GPU was lost: start again, with the same ledger
 
 
 def outcomes(path: Path) -> dict[str, dict[str, Any]]:
     """The last line of each test, by its name; a last line that was cut short is left out."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return {row["test"]: row for row in map(json.loads, lines)}
+    return {row["test"]: row for row in journal.objects(path)}
 
 
 class Ledger:
@@ -38,7 +36,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         if path.exists():
-            record.mend(path)
+            journal.mend(path)
         self.rows: dict[str, dict[str, Any]] = {}
         for test, row in outcomes(path).items():
             if row["outcome"] == "begun":
@@ -46,7 +44,7 @@ class Ledger:
         self.done = {test for test, row in outcomes(path).items() if row["outcome"] != "interrupted"}
 
     def _write(self, test: str, row: dict[str, Any]) -> None:
-        record.append(self.path, {"test": test, **row, "time": record.now()})
+        journal.append(self.path, {"test": test, **row, "time": journal.now()})
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -108,7 +106,7 @@ class Recorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self) -> Generator[None, object, object]:
         """Written test by test: a run that is cut off leaves what it found."""
-        from fastrnn.bench import ahead
+        from fastrnn.bench.gpu import ahead
 
         with ahead.recording() as found:
             result = yield

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import fastrnn
 from fastrnn.backends import aten_scan, aten_scan_backward, packed_cost, reference
-from fastrnn.bench import packed
+from fastrnn.bench.measuring import packed
 from fastrnn.cells import CELLS, Cell
 from fastrnn.kernels.tensors import Inputs, Kept, Upstream
 

@@ -14,11 +14,16 @@ from typing import Any
 
 import pytest
 import torch
-from benching import CPU, TINY, bench, make_brief
+from benching import CPU, TINY, bench, make_brief, provider
 from torch import Tensor, nn
 
-from fastrnn.bench import cases, cli, measure, providers, record, run, timing
-from fastrnn.bench.cases import Case, Shape
+from fastrnn.bench import cli
+from fastrnn.bench.measuring import measure, run, timing
+from fastrnn.bench.providers import table as providers
+from fastrnn.bench.providers.provider import State
+from fastrnn.bench.providers.torchs import TorchNN
+from fastrnn.bench.rows import cases, journal, record
+from fastrnn.bench.rows.cases import Case, Shape
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = {
@@ -177,7 +182,7 @@ def test_run_writes_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_read_refuses_other_files(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    record.append(file, {"cell": "lstm"})
+    journal.append(file, {"cell": "lstm"})
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: not a benchmark row"):
         record.read(file)
 
@@ -188,7 +193,7 @@ def test_read_refuses_other_versions(tmp_path: Path) -> None:
         row = {**rows[0], "version": version}
         if version == 1:
             del row["version"]  # the first had none
-        record.append(tmp_path / name, row)
+        journal.append(tmp_path / name, row)
         with pytest.raises(
             ValueError,
             match=f"^{name}, line 1: version {version}, this reads version 3; measure again, into another file$",
@@ -237,12 +242,12 @@ def test_wrong_results_are_not_timed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def build(case: Case, state: providers.State, device: torch.device) -> nn.Module:
+    def build(case: Case, state: State) -> nn.Module:
         layer = kind(case.I, case.H)
         layer.load_state_dict(state)
         return layer
 
-    monkeypatch.setitem(providers.PROVIDERS, "wrong", providers.Provider(build))
+    monkeypatch.setitem(providers.PROVIDERS, "wrong", provider(build))
     options = ["--shape", "5,2,3,4", "--cell", "lstm", "--mode", mode]
     code, (right, wrong) = bench(tmp_path, "run", *options, "--provider", "wrong", "--provider", "torch.nn")
     assert code == 1
@@ -259,12 +264,12 @@ def test_a_wrong_gradient_is_found() -> None:
     """The output may be right and the gradients not."""
     case, device = Case("gru", "train", "float32", 6, 2, 3, 4), CPU
 
-    def build(case: Case, state: providers.State, device: torch.device) -> nn.Module:
-        layer = providers.build_torch(case, state, device)
+    def build(case: Case, state: State) -> nn.Module:
+        layer = TorchNN.build(case, state)
         layer.get_parameter("weight_hh_l0").register_hook(lambda gradient: gradient * 1.1)
         return layer
 
-    outcome = measure.check(case, build, measure.make_truth(case, device), device)
+    outcome = measure.check(case, provider(build), measure.make_truth(case, device), device)
     assert outcome.status == "FAILED"
     assert outcome.error == pytest.approx(0.1, rel=1e-3)
     assert outcome.reason is not None
@@ -278,7 +283,7 @@ def test_bounds_admit_torch(cell: str, dtype: str) -> None:
     truth = measure.make_truth(case, CPU)
     assert truth.inputs.x.shape == (32, 3, 8)  # fewer steps, all else as it is timed
     peer = providers.PROVIDERS[providers.peer_of(case)]
-    assert measure.check(case, peer.build, truth, CPU).status == "ok"
+    assert measure.check(case, peer, truth, CPU).status == "ok"
 
 
 def test_percentiles_and_ratio() -> None:
@@ -311,10 +316,10 @@ def test_peer_algorithm(case: Case, expected: str, monkeypatch: pytest.MonkeyPat
 def test_interrupt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rows that are finished stay."""
 
-    def build(case: Case, state: providers.State, device: torch.device) -> nn.Module:
+    def build(case: Case, state: State) -> nn.Module:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(providers.PROVIDERS, "slow", providers.Provider(build))
+    monkeypatch.setitem(providers.PROVIDERS, "slow", provider(build))
     code, rows = bench(tmp_path, "run", *TINY, "--provider", "torch.nn", "--provider", "slow")
     assert code == 130
     assert [row["provider"] for row in rows] == ["torch.nn"]

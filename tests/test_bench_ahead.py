@@ -12,7 +12,9 @@ import pytest
 import torch
 from support import compiling_environment
 
-from fastrnn.bench import ahead, cli, record
+from fastrnn.bench import cli
+from fastrnn.bench.gpu import ahead
+from fastrnn.bench.rows.errors import BenchError
 
 triton = pytest.importorskip("triton")
 
@@ -24,7 +26,8 @@ import triton
 from types import SimpleNamespace
 from triton.backends.compiler import GPUTarget
 from fastrnn.backends import fused
-from fastrnn.bench import ahead, cases
+from fastrnn.bench.gpu import ahead
+from fastrnn.bench.rows import cases
 
 torch.cuda.get_device_capability = lambda device=None: (9, 0)
 fused.unmet_requirement = lambda problem: None
@@ -138,10 +141,10 @@ def test_a_recorded_kernel_is_neither_launched_nor_compiled(monkeypatch: pytest.
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "launches.jsonl"
-    with pytest.raises(record.BenchError, match=r"cannot read launches.jsonl"):
+    with pytest.raises(BenchError, match=r"cannot read launches.jsonl"):
         ahead.read(file)
     file.write_text('{"provider": "fastrnn"}\n')
-    with pytest.raises(record.BenchError, match=r"launches.jsonl: a line is no launch"):
+    with pytest.raises(BenchError, match=r"launches.jsonl: a line is no launch"):
         ahead.read(file)
 
 
@@ -164,6 +167,6 @@ def test_rows_are_compiled_for_the_gpu_at_hand(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("fastrnn.bench.kernels.unavailable", lambda: None)
+    monkeypatch.setattr("fastrnn.bench.gpu.kernels.unavailable", lambda: None)
     assert cli.main(["compile", "--quick"]) == 1
     assert "no CUDA GPU here" in capsys.readouterr().err

@@ -10,8 +10,11 @@ import pytest
 import torch
 from benching import CPU, TINY, bench, make_brief
 
-from fastrnn.bench import cases, data, measure, peers, providers
-from fastrnn.bench.cases import Case, Shape
+from fastrnn.bench.measuring import data, measure
+from fastrnn.bench.providers import loops
+from fastrnn.bench.providers import table as providers
+from fastrnn.bench.rows import cases
+from fastrnn.bench.rows.cases import Case, Shape
 
 BASE = Case("lstm", "train", "float32", 7, 3, 5, 4, 2, True)
 EXTRAS: list[dict[str, Any]] = [
@@ -44,7 +47,7 @@ def test_every_provider_that_can_agrees_in_float64(mode: str, changes: dict[str,
     able.remove("torch.compile")  # torch.nn-loop, once more; test_bench_others.py compiles it
     assert {"fastrnn", "torch.nn-loop", "reference", providers.peer_of(case)} <= set(able)
     for name in able:
-        outcome = measure.check(case, providers.PROVIDERS[name].build, truth, CPU)
+        outcome = measure.check(case, providers.PROVIDERS[name], truth, CPU)
         assert outcome.status == "ok", (name, outcome.reason)
 
 
@@ -57,7 +60,7 @@ def test_bounds_admit_the_peers(cell: str, dtype: str) -> None:
         cell_cases.append(replace(case, lengths="full", return_cells=True))
     for each in cell_cases:
         truth = measure.make_truth(each, CPU)
-        assert measure.check(each, providers.PROVIDERS[providers.peer_of(each)].build, truth, CPU).status == "ok"
+        assert measure.check(each, providers.PROVIDERS[providers.peer_of(each)], truth, CPU).status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -141,14 +144,13 @@ def test_outputs_and_cells_count_where_there_are_steps(
     monkeypatch.setattr(data, "make_lengths", lambda case, seed: torch.tensor([3, 7]))
     case = Case("lstm", "forward", "float32", 7, 2, 3, 4, lengths="uniform", return_cells=True)
 
-    class Changed(peers.Loop):
+    class Changed(loops.Loop):
         def forward(self, x: torch.Tensor, **options: Any) -> Any:
             output, final, cells = super().forward(x, **options)
             (output if name == "output" else cells)[time, 0] += 1
             return output, final, cells
 
-    monkeypatch.setattr(peers, "Loop", Changed)
-    found = measure.check(case, providers.build_loop, measure.make_truth(case, CPU), CPU)
+    found = measure.check(case, Changed, measure.make_truth(case, CPU), CPU)
     assert found.status == status
     if status == "FAILED":
         assert found.reason is not None

@@ -6,12 +6,14 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-import torch
-from benching import ROW, TINY, make_brief
+from benching import ROW, TINY, make_brief, provider
 from torch import nn
 
-from fastrnn.bench import cli, files, providers, record
-from fastrnn.bench.cases import Case
+from fastrnn.bench import cli
+from fastrnn.bench.providers import table as providers
+from fastrnn.bench.providers.provider import State
+from fastrnn.bench.rows import files, journal, record
+from fastrnn.bench.rows.cases import Case
 
 pytest.importorskip("matplotlib")
 
@@ -19,7 +21,7 @@ pytest.importorskip("matplotlib")
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     make_brief(monkeypatch, tmp_path)
-    monkeypatch.setattr(record, "now", lambda: "2030-01-02T03:04:05+00:00")
+    monkeypatch.setattr(journal, "now", lambda: "2030-01-02T03:04:05+00:00")
     return tmp_path
 
 
@@ -38,11 +40,11 @@ def test_run_report_and_plot_need_no_file_names(here: Path, capsys: pytest.Captu
 def test_an_interrupted_run_loses_nothing(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def build(case: Case, state: providers.State, device: torch.device) -> nn.Module:
+    def build(case: Case, state: State) -> nn.Module:
         raise KeyboardInterrupt
 
     ours = providers.PROVIDERS["fastrnn"]
-    monkeypatch.setitem(providers.PROVIDERS, "fastrnn", dataclasses.replace(ours, build=build))
+    monkeypatch.setitem(providers.PROVIDERS, "fastrnn", provider(build))
     assert cli.main(["run", *TINY, "--commit", "abc"]) == 130
     error = capsys.readouterr().err
     assert error == (
@@ -51,7 +53,7 @@ def test_an_interrupted_run_loses_nothing(
     )
     monkeypatch.setitem(providers.PROVIDERS, "fastrnn", ours)
     # The next day: the rows of the day before still count.
-    monkeypatch.setattr(record, "now", lambda: "2030-01-03T03:04:05+00:00")
+    monkeypatch.setattr(journal, "now", lambda: "2030-01-03T03:04:05+00:00")
     assert cli.main(["run", *TINY, "--commit", "abc", "--resume"]) == 0
     assert "1 rows, 0 FAILED, 0 n/a, 1 finished before" in capsys.readouterr().out
     days = [record.read(path) for path in sorted(Path(files.FOLDER).glob("*.jsonl"))]
@@ -62,7 +64,7 @@ def test_an_interrupted_run_loses_nothing(
 def test_an_old_file_beside_is_left_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = here / files.FOLDER
     folder.mkdir()
-    record.append(folder / "old.jsonl", dataclasses.asdict(ROW) | {"version": 1})
+    journal.append(folder / "old.jsonl", dataclasses.asdict(ROW) | {"version": 1})
     assert cli.main(["run", *TINY, "--resume"]) == 0
     captured = capsys.readouterr()
     assert captured.err.startswith("left out: old.jsonl, line 1: version 1, this reads version")

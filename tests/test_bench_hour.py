@@ -16,8 +16,9 @@ import pytest
 import torch
 from support import compiling_environment
 
-from fastrnn.bench import cli, hour
-from fastrnn.bench.hour import Ended, Part, Step
+from fastrnn.bench import cli
+from fastrnn.bench.gpu import hour
+from fastrnn.bench.gpu.hour import Ended, Part, Step
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -71,7 +72,7 @@ sys.path.insert(0, {str(ROOT)!r})
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from fastrnn.bench import hour
+from fastrnn.bench.gpu import hour
 child = "import time; print('early', flush=True); time.sleep(60)"
 hour.run([hour.Part("a", "x", [hour.Step([sys.executable, "-S", "-c", child])])], Path({str(tmp_path)!r}), None)
 """

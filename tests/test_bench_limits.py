@@ -15,8 +15,13 @@ from benching import CPU, ROW, make_brief
 from support import compiling_environment
 
 from fastrnn.backends import fused
-from fastrnn.bench import cli, files, limits, machine, progress, record, run
-from fastrnn.bench.cases import Case
+from fastrnn.bench import cli
+from fastrnn.bench.gpu import machine
+from fastrnn.bench.measuring import limits, run, timing
+from fastrnn.bench.rows import files, record
+from fastrnn.bench.rows.cases import Case
+from fastrnn.bench.rows.errors import BenchError, LostGPUError
+from fastrnn.bench.showing import progress
 from fastrnn.kernels import configs
 from fastrnn.kernels.configs import ScanShape
 
@@ -95,7 +100,7 @@ def test_the_exchange_probe_counts(kind: str) -> None:
     one.check()
     assert one.rows[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
     one.rows[3] += 1
-    with pytest.raises(record.BenchError, match="the exchange went wrong"):
+    with pytest.raises(BenchError, match="the exchange went wrong"):
         one.check()
 
 
@@ -184,8 +189,8 @@ def test_a_lost_gpu_ends_the_constants(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> float:
         raise RuntimeError("CUDA error: unspecified launch failure")
 
-    monkeypatch.setattr(machine, "lost", lambda device: "CUDA error: unspecified launch failure")
-    with pytest.raises(record.LostGPUError, match=r"\(CUDA error: unspecified launch failure\): stopped at hop_us"):
+    monkeypatch.setattr(timing, "lost", lambda device: "CUDA error: unspecified launch failure")
+    with pytest.raises(LostGPUError, match=r"\(CUDA error: unspecified launch failure\): stopped at hop_us"):
         machine.measure({"hop_us": broken, "barrier_us": broken}, H100, CPU, kept.append)
     assert len(kept) == 1
 
@@ -212,7 +217,7 @@ COMPILE = """
     import json, re, triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
-    from fastrnn.bench import machine, probes
+    from fastrnn.bench.gpu import machine, probes
     from fastrnn.kernels.offline import _disassemble
 
     for name, probe in machine.all_probes(132).items():

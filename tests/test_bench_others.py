@@ -7,7 +7,6 @@ import importlib.util
 import shutil
 import sys
 import types
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -18,9 +17,16 @@ import torch
 from benching import CPU, TINY, bench, make_brief
 from torch import Tensor, nn
 
-from fastrnn.bench import cases, cli, measure, others, providers
-from fastrnn.bench.cases import Case
-from fastrnn.bench.providers import PROVIDERS, State
+from fastrnn.bench import cli
+from fastrnn.bench.measuring import measure
+from fastrnn.bench.providers.flashrnn import FlashRNN
+from fastrnn.bench.providers.haste import Haste
+from fastrnn.bench.providers.loops import CompiledLoop, Loop
+from fastrnn.bench.providers.provider import Provider, State
+from fastrnn.bench.providers.table import PROVIDERS
+from fastrnn.bench.providers.torchrl import TorchRL
+from fastrnn.bench.rows import cases, record
+from fastrnn.bench.rows.cases import Case
 
 BASE = Case("lstm", "train", "float32", 7, 3, 5, 4)
 CUDA = torch.device("cuda")
@@ -32,9 +38,8 @@ def _brief(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     make_brief(monkeypatch, tmp_path_factory.mktemp("here"))
 
 
-def check(case: Case, build: Callable[[Case, State], nn.Module]) -> measure.Outcome:
-    truth = measure.make_truth(case, CPU)
-    outcome = measure.check(case, lambda case, state, device: build(case, state), truth, CPU)
+def check(case: Case, provider: type[Provider]) -> record.Outcome:
+    outcome = measure.check(case, provider, measure.make_truth(case, CPU), CPU)
     assert outcome.status == "ok", outcome.reason
     assert outcome.error is not None
     return outcome
@@ -111,7 +116,7 @@ def haste(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("mode", cases.MODES)
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_haste(cell: str, mode: str) -> None:
-    outcome = check(replace(BASE, cell=cell, mode=mode, dtype="float64"), others.Haste)
+    outcome = check(replace(BASE, cell=cell, mode=mode, dtype="float64"), Haste)
     assert (outcome.backend, outcome.tier) == ("haste", "haste_pytorch 0.5.0")
 
 
@@ -120,18 +125,20 @@ def test_haste_knows_whether_it_trains() -> None:
     """Its kernels keep what backward needs by that flag."""
     for mode in cases.MODES:
         case = replace(BASE, mode=mode)
-        module = others.Haste(case, measure.make_truth(case, CPU).state).train(case.train)
+        module = Haste(case, measure.make_truth(case, CPU).state).train(case.train)
         module(torch.zeros(2, 3, 5))
         assert module._layer[0].training == case.train
 
 
-def flashrnn(side_by_side: bool) -> Callable[[Case, State], nn.Module]:
-    def build(case: Case, state: State) -> nn.Module:
-        layer = others.FlashRNN(case, state, "vanilla")
-        layer._side_by_side = side_by_side  # a matter of strides, so that the plain backend checks it too
-        return layer
+def flashrnn(side_by_side: bool) -> type[Provider]:
+    class Plain(FlashRNN):
+        backend = "vanilla"
 
-    return build
+        def __init__(self, case: Case, state: State) -> None:
+            super().__init__(case, state)
+            self._side_by_side = side_by_side  # a matter of strides, so that the plain backend checks it too
+
+    return Plain
 
 
 @pytest.mark.parametrize("side_by_side", [False, True])
@@ -147,7 +154,7 @@ def test_flashrnn(cell: str, mode: str, side_by_side: bool) -> None:
         check(replace(case, return_cells=True), flashrnn(side_by_side))
 
 
-def test_flashrnn_reads_projections_where_they_are() -> None:
+def test_flashrnn_reads_projections_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its fused kernels want `(T, B, heads, H, gates)`; what is not laid out so is copied."""
     pytest.importorskip("flashrnn")
     for cell, backend, layout in (
@@ -156,7 +163,8 @@ def test_flashrnn_reads_projections_where_they_are() -> None:
         ("lstm", "vanilla", (1, 0, 2, 3, 4)),
     ):
         case = replace(BASE, cell=cell)
-        layer = others.FlashRNN(case, measure.make_truth(case, CPU).state, backend)
+        monkeypatch.setattr(FlashRNN, "backend", backend)
+        layer = FlashRNN(case, measure.make_truth(case, CPU).state)
         projected = layer._projected(torch.randn(7, 3, 5))
         assert projected.shape == (3, 7, 3 if cell == "gru" else 4, 1, 4)
         assert projected.permute(layout).is_contiguous()
@@ -165,11 +173,10 @@ def test_flashrnn_reads_projections_where_they_are() -> None:
 @pytest.mark.parametrize("changes", [{}, {"reset_rate": 0.3}, {"layers": 2, "reset_rate": 0.3}])
 @pytest.mark.parametrize("mode", cases.MODES)
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_torchrl(cell: str, mode: str, changes: dict[str, Any]) -> None:
+def test_torchrl(cell: str, mode: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torchrl")
-    outcome = check(
-        replace(BASE, cell=cell, mode=mode, **changes), lambda case, state: others.TorchRL(case, state, "pad")
-    )
+    monkeypatch.setattr(TorchRL, "backend", "pad")
+    outcome = check(replace(BASE, cell=cell, mode=mode, **changes), TorchRL)
     assert outcome.backend == "torchrl"
     assert str(outcome.tier).startswith("pad, torchrl ")
 
@@ -178,7 +185,7 @@ def test_torchrl(cell: str, mode: str, changes: dict[str, Any]) -> None:
 def test_torchrl_follows_the_switch_of_cudnn(allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torchrl")
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
-    layer = others.TorchRL(BASE, measure.make_truth(BASE, CPU).state)
+    layer = TorchRL(BASE, measure.make_truth(BASE, CPU).state)
     assert layer.module.recurrent_matmul_precision == ("tf32" if allowed else "ieee")
     assert layer.module.recurrent_backend == "triton"
 
@@ -198,7 +205,7 @@ def check_compiled(case: Case) -> None:
     counters = torch._dynamo.utils.counters
     for _ in range(3):  # as for the rows of a run; all that is compiled counts against one limit
         counters.clear()
-        outcome = check(case, lambda case, state: providers.build_compiled(case, state, CPU))
+        outcome = check(case, CompiledLoop)
         assert (outcome.backend, outcome.tier) == ("inductor", "compiled cells in a Python loop")
         # At most for two widths of the input, with and without a gradient of the state.
         assert 1 <= counters["stats"]["unique_graphs"] <= 4
@@ -259,7 +266,7 @@ def test_what_they_lack(
 @pytest.mark.parametrize("name", NAMES)
 def test_on_a_cpu(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs = PROVIDERS[name].needs
-    monkeypatch.setattr(providers.Provider, "missing", lambda self: None)
+    monkeypatch.setattr(Provider, "missing", lambda: None)
     code, rows = bench(tmp_path, "run", *TINY, "--provider", name)
     assert code == 0
     assert [(row["status"], row["reason"]) for row in rows] == [("n/a", f"{needs} is measured on CUDA GPUs only")]
@@ -284,7 +291,7 @@ def test_all(there: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         importlib.util, "find_spec", lambda name: (object() if there else None) if name in modules else found(name)
     )
     # It has tests of its own, and takes its time to compile.
-    monkeypatch.setattr(others, "CompiledLoop", others.peers.Loop)
+    monkeypatch.setitem(PROVIDERS, "torch.compile", Loop)
     code, rows = bench(tmp_path, "run", *TINY, "--provider", "all", "--provider", "fastrnn")
     assert code == 0
     own = ["torch.nn", "fastrnn", "torch.nn-packed", "torch.nn-loop", "torch.compile"]

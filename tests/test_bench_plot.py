@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from benching import ROW
 
-from fastrnn.bench import cli, record
+from fastrnn.bench import cli
+from fastrnn.bench.rows import journal, record
 
 pytest.importorskip("matplotlib")
 
 import matplotlib.colors
 
-from fastrnn.bench import bars, plot
+from fastrnn.bench.showing import bars, plot
 
 
 def _rows(**changes: Any) -> list[record.Row]:
@@ -71,18 +72,25 @@ def test_pictures_do_not_mix_what_differs(tmp_path: Path) -> None:
     assert len(two) == len(set(tmp_path.iterdir())) == 20
 
 
+def test_reset_rates_that_look_alike_have_pictures_of_their_own(tmp_path: Path) -> None:
+    rows = [*_rows(reset_rate=0.123, limit_us=None), *_rows(reset_rate=0.1234, limit_us=None)]
+    assert len({setting.name() for setting in plot.points(rows)}) == 2
+    files = plot.plot(rows, tmp_path)
+    assert len(set(files)) == len(files) == 2 * (2 + 3 * 2)
+
+
 def test_points_hold_the_ratio() -> None:
     ((point, *_),) = plot.points(_rows()).values()
-    assert (point.cell, point.H, point.B, point.peer) == ("lstm", 256, 8, "torch.nn")
-    assert point.ratio() == pytest.approx(2.5)
+    assert (point.case.cell, point.case.H, point.case.B, point.peer) == ("lstm", 256, 8, "torch.nn")
+    assert point.ratio == pytest.approx(2.5)
     (lone,) = plot.points([ROW]).values()
-    assert lone[0].ratio() is None
+    assert lone[0].ratio is None
 
 
 def test_nothing_to_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rows"
     failed = dataclasses.replace(ROW, status="FAILED", us_per_step=None, p20=None, p80=None, scan_share=None)
-    record.append(file, dataclasses.asdict(failed))
+    journal.append(file, dataclasses.asdict(failed))
     assert cli.main(["plot", str(file), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.endswith("nothing to draw: no row was timed\n")
 

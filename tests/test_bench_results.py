@@ -17,8 +17,11 @@ import pytest
 import torch
 from benching import ROW, TINY, bench, make_brief
 
-from fastrnn.bench import cases, cli, commands, compare, files, record, report, run, timing
-from fastrnn.bench.compare import Timing
+from fastrnn.bench import cli, commands
+from fastrnn.bench.measuring import run, timing
+from fastrnn.bench.rows import cases, checkout, files, journal, record
+from fastrnn.bench.showing import pairs, report
+from fastrnn.bench.showing.pairs import Timing
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = dataclasses.replace(ROW, provider="torch.nn", us_per_step=5.0, p20=4.5, p80=5.5, ratio=1.0)
@@ -31,7 +34,7 @@ def _brief(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
 
 def _write(file: Path, *rows: record.Row) -> Path:
     for row in rows:
-        record.append(file, dataclasses.asdict(row))
+        journal.append(file, dataclasses.asdict(row))
     return file
 
 
@@ -65,7 +68,7 @@ def test_only_rows_of_this_code_and_machine_count_as_finished(tmp_path: Path) ->
     for change in ({"commit": "abd"}, {"torch": "0.1"}, {"cpu": "another"}, {"status": "FAILED"}, {"H": 5}):
         (tmp_path / "rows.jsonl").unlink()
         for row in rows:
-            record.append(tmp_path / "rows.jsonl", row | change)
+            journal.append(tmp_path / "rows.jsonl", row | change)
         _, after = bench(tmp_path, "run", *TINY, "--commit", "abc", "--resume")
         assert len(after) == 2 * len(rows), change
     _, after = bench(tmp_path, "run", *TINY, "--commit", "abc")
@@ -83,10 +86,10 @@ def test_a_failed_row_is_tried_last_or_passed_over(tmp_path: Path) -> None:
     _, rows = bench(tmp_path, *options)
     file = tmp_path / "rows.jsonl"
     file.unlink()
-    record.append(file, rows[0] | {"status": "FAILED"})
+    journal.append(file, rows[0] | {"status": "FAILED"})
     assert [row["mode"] for row in bench(tmp_path, *options)[1][1:]] == [rows[1]["mode"], rows[0]["mode"]]
     file.unlink()
-    record.append(file, rows[0] | {"status": "FAILED"})
+    journal.append(file, rows[0] | {"status": "FAILED"})
     _, after = bench(tmp_path, *options, "--pass-over-failed")
     assert [row["mode"] for row in after[1:]] == [rows[1]["mode"]]
 
@@ -101,7 +104,7 @@ def test_a_lost_gpu_ends_the_run_at_the_row_that_lost_it(
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(run, "measure", fail)
-    monkeypatch.setattr(run, "lost", lambda device: said[-1])
+    monkeypatch.setattr(timing, "lost", lambda device: said[-1])
     said.append(None)
     code, rows = bench(tmp_path, "run", *TINY, "--mode", "forward", "--provider", "fastrnn")
     assert (code, [row["status"] for row in rows]) == (1, ["FAILED", "FAILED"])
@@ -170,12 +173,13 @@ def test_csv(tmp_path: Path) -> None:
     with (tmp_path / "rows.csv").open() as file:
         found = list(csv.DictReader(file))
     assert len(found) == 4
-    assert list(found[0]) == [field.name for field in dataclasses.fields(record.Row)]
+    assert list(found[0]) == record.FIELDS
+    assert set(record.FIELDS) == {field.name for field in dataclasses.fields(record.Row)}
     assert float(found[0]["us_per_step"]) == rows[0]["us_per_step"]
 
 
 def test_a_folder_takes_a_file_named_after_machine_and_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "now", lambda: "2030-01-02T03:04:05+00:00")
+    monkeypatch.setattr(journal, "now", lambda: "2030-01-02T03:04:05+00:00")
     torch.set_num_threads(2)
     assert cli.main(["run", *TINY, "--provider", "fastrnn", "--json", str(tmp_path)]) == 0
     (file,) = tmp_path.iterdir()
@@ -225,7 +229,7 @@ def test_one_line_of_what_is_wrong(
 
 def test_another_version_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rows.jsonl"
-    record.append(file, dataclasses.asdict(ROW) | {"version": 1})
+    journal.append(file, dataclasses.asdict(ROW) | {"version": 1})
     for arguments in (
         ["report", str(file)],
         ["compare", str(file), str(file)],
@@ -249,17 +253,17 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 def test_verdicts() -> None:
     old = Timing(10, 9, 11)
-    assert compare.verdict(old, Timing(8, 7, 8.9)) == "faster"
-    assert compare.verdict(old, Timing(8, 7, 9)) == "same"
-    assert compare.verdict(old, Timing(12, 11, 13)) == "same"
-    assert compare.verdict(old, Timing(12, 11.1, 13)) == "slower"
+    assert pairs.verdict(old, Timing(8, 7, 8.9)) == "faster"
+    assert pairs.verdict(old, Timing(8, 7, 9)) == "same"
+    assert pairs.verdict(old, Timing(12, 11, 13)) == "same"
+    assert pairs.verdict(old, Timing(12, 11.1, 13)) == "slower"
 
 
 def test_repetitions_are_pooled() -> None:
-    assert compare.pooled([_changed(3.0), _changed(2.0), _changed(9.0, 1.0)]) == Timing(3.0, 1.9, 10.0)
+    assert pairs.pooled([_changed(3.0), _changed(2.0), _changed(9.0, 1.0)]) == Timing(3.0, 1.9, 10.0)
     failed = dataclasses.replace(ROW, us_per_step=None, p20=None, p80=None, status="FAILED")
-    assert compare.pooled([failed]) is None
-    assert compare.pooled([failed, _changed(3.0)]) == Timing(3.0, 2.9, 3.1)
+    assert pairs.pooled([failed]) is None
+    assert pairs.pooled([failed, _changed(3.0)]) == Timing(3.0, 2.9, 3.1)
 
 
 def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -286,10 +290,10 @@ def test_base_measures_the_other_commit(tmp_path: Path) -> None:
     for folder in ("bench", "fastrnn", "kernels"):
         shutil.copytree(ROOT / folder, repo / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     git = ["git", "-C", str(repo), "-c", "user.name=n", "-c", "user.email=e@example.com"]
-    modules, init = repo / "fastrnn" / "functional.py", repo / "bench" / "cases.py"
-    quick, slow = modules.read_text(), "    import time\n\n    time.sleep(0.05)\n    D = 2 if"
-    assert "    D = 2 if" in quick
-    modules.write_text(quick.replace("    D = 2 if", slow, 1))
+    modules, init = repo / "fastrnn" / "stack.py", repo / "bench" / "rows" / "cases.py"
+    quick, slow = modules.read_text(), "    import time\n\n    time.sleep(0.05)\n    backend = BY_NAME"
+    assert "    backend = BY_NAME" in quick
+    modules.write_text(quick.replace("    backend = BY_NAME", slow, 1))
     current = init.read_text()
     init.write_text("raise ImportError('an old benchmark')\n")
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "slow"]):
@@ -314,14 +318,14 @@ def test_base_measures_the_other_commit(tmp_path: Path) -> None:
 def test_commit_names_the_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@example.com"]
     (tmp_path / "__init__.py").write_text("")
-    monkeypatch.setattr(record.fastrnn, "__file__", str(tmp_path / "__init__.py"))
-    assert record.commit() is None
+    monkeypatch.setattr(checkout.fastrnn, "__file__", str(tmp_path / "__init__.py"))
+    assert checkout.commit() is None
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
         subprocess.run([*git, *command], check=True)
-    found = [record.commit()]
+    found = [checkout.commit()]
     for text in ("1", "2", "1"):
         (tmp_path / "__init__.py").write_text(text)
-        found.append(record.commit())
+        found.append(checkout.commit())
     clean, one, two, again = found
     assert clean is not None
     assert one is not None
@@ -368,7 +372,7 @@ def test_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = tmp_path / "bench" / "results"
     results.mkdir(parents=True)
     (tmp_path / "fastrnn").mkdir()
-    monkeypatch.setattr(files.fastrnn, "__file__", str(tmp_path / "fastrnn" / "__init__.py"))
+    monkeypatch.setattr(checkout.fastrnn, "__file__", str(tmp_path / "fastrnn" / "__init__.py"))
     assert files.committed() == []
     for name in ("a.jsonl", "b.jsonl", "c.txt"):
         (results / name).write_text("\n")

@@ -15,7 +15,9 @@ import pytest
 from benching import make_brief
 from support import compiling_environment, load_example
 
-from fastrnn.bench import cases, cli, measure
+from fastrnn.bench import cli
+from fastrnn.bench.measuring import measure
+from fastrnn.bench.rows import cases
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "bench" / "NOTES.md", *sorted(ROOT.glob("docs/**/*.md"))]

@@ -20,7 +20,7 @@ from support import compiling_environment
 
 pytest.importorskip("triton")
 
-from fastrnn.bench.kernels import Job
+from fastrnn.bench.gpu.kernels import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.6.0", "3.7.1", "3.8.0", "3.9.0")  # that of the oldest torch, of those between, of the newest
@@ -37,7 +37,7 @@ SAMPLE = [
 ]
 PROGRAM = """
     import json, sys
-    from fastrnn.bench.kernels import Job, _row
+    from fastrnn.bench.gpu.kernels import Job, _row
     from fastrnn.kernels.configs import DEVICES
     from fastrnn.kernels.counts import COUNTS
     from fastrnn.kernels.offline import compile_scan

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from fastrnn.bench import files, record, report
+from fastrnn.bench.rows import files, record
+from fastrnn.bench.showing import report
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import compiling_environment
 
-from fastrnn.bench import ahead
+from fastrnn.bench.gpu import ahead
 
 pytest.importorskip("triton")
 

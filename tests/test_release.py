@@ -150,9 +150,12 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
 
 def test_the_source_distribution_builds_the_wheel(distributions: tuple[Path, Path]) -> None:
     names = zipfile.ZipFile(distributions[1]).namelist()
-    folders = {"fastrnn": "fastrnn", "fastrnn/backends": "fastrnn/backends", "kernels": "fastrnn/kernels"}
-    folders["bench"] = "fastrnn/bench"
-    modules = {f"{to}/{path.name}" for of, to in folders.items() for path in (ROOT / of).glob("*.py")}
+    folders = {"fastrnn": "fastrnn", "kernels": "fastrnn/kernels", "bench": "fastrnn/bench"}
+    modules = {
+        f"{to}/{path.relative_to(ROOT / of).as_posix()}"
+        for of, to in folders.items()
+        for path in (ROOT / of).rglob("*.py")
+    }
     assert {name for name in names if name.endswith(".py")} == modules
     assert "fastrnn/py.typed" in names
 

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastrnn.bench.cases import Case
+from fastrnn.bench.rows.cases import Case
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column's heading and width; numbers go to the right, words to the left."""
+    """A column's heading, its side, `"<"` for words and `">"` for numbers, and its width."""
 
     title: str
+    side: str
     width: int
-    right: bool = True
+
+
+def columns(text: str) -> tuple[Column, ...]:
+    """Columns as in `"cell<12 | T>5"`."""
+    found = re.findall(r"([^|]+)([<>])(\d+)", text)
+    return tuple(Column(title.strip(), side, int(width)) for title, side, width in found)
 
 
 def line(columns: Sequence[Column], values: Sequence[object]) -> str:
     """One line; None prints as a dash."""
     texts = ["-" if value is None else str(value) for value in values]
-    pairs = zip(columns, texts, strict=True)
-    return "  ".join(f"{t:>{c.width}}" if c.right else f"{t:<{c.width}}" for c, t in pairs).rstrip()
+    return "  ".join(f"{t:{c.side}{c.width}}" for c, t in zip(columns, texts, strict=True)).rstrip()
 
 
 def heading(columns: Sequence[Column]) -> str:
@@ -30,23 +37,11 @@ def heading(columns: Sequence[Column]) -> str:
     return f"{titles}\n{'-' * (sum(column.width for column in columns) + 2 * (len(columns) - 1))}"
 
 
-def emit(text: str) -> None:
-    """Print at once, also into a pipe: rows take seconds each."""
-    print(text, flush=True)
+# Print at once, also into a pipe: rows take seconds each.
+emit = functools.partial(print, flush=True)
 
 
-CASE_COLUMNS = (
-    Column("cell", 12, right=False),
-    Column("mode", 7, right=False),
-    Column("dtype", 8, right=False),
-    Column("T", 5),
-    Column("B", 4),
-    Column("I", 5),
-    Column("H", 5),
-    Column("layers", 6),
-    Column("bidir", 5),
-    Column("extras", 20, right=False),
-)
+CASE_COLUMNS = columns("cell<12 | mode<7 | dtype<8 | T>5 | B>4 | I>5 | H>5 | layers>6 | bidir>5 | extras<20")
 
 
 def case_values(case: Case) -> list[object]:

@@ -24,25 +24,15 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
 from fastrnn.backends import packed_cost
-from fastrnn.bench import record
-from fastrnn.bench.table import Column, emit, heading, line
+from fastrnn.bench.rows import journal
+from fastrnn.bench.rows.errors import BenchError
+from fastrnn.bench.showing.table import columns, emit, heading, line
 
 CELLS = ("LSTM", "GRU", "RNN")
 TIMES, BATCHES, HIDDEN = (4, 10, 25, 60, 150, 400), (4, 16, 64), (32, 96, 256)
 _MADE, _ENOUGH = 12, 4.0  # times that the layers are made anew, unless it took so many seconds; and each time
 _LEAST, _SECONDS, _MOST_SECONDS = 3, 0.05, 0.8  # calls of each, unless that takes too long, and for how long at least
-COLUMNS = (
-    Column("cell", 4, right=False),
-    Column("dirs", 4),
-    Column("H", 4),
-    Column("B", 3),
-    Column("T", 4),
-    Column("as", 8, right=False),
-    Column("torch.nn us", 11),
-    Column("scan us", 9),
-    Column("fastrnn us", 10),
-    Column("ratio", 5),
-)
+COLUMNS = columns("cell<4 | dirs>4 | H>4 | B>3 | T>4 | as<8 | torch.nn us>11 | scan us>9 | fastrnn us>10 | ratio>5")
 
 
 def _calls(cell: str, directions: int, hidden: int, lengths: torch.Tensor, packed: bool) -> list[Callable[[], None]]:
@@ -138,7 +128,7 @@ def fit(paths: Sequence[str]) -> int:
         for cell in CELLS:
             own = [r for r in rows if r["cell"] == cell]
             if not own:
-                raise record.BenchError(f"no row of {cell} in {', '.join(paths)}")
+                raise BenchError(f"no row of {cell} in {', '.join(paths)}")
             cost = fitted(own, key, quadratic)
             emit(f"{key} {cell}: {', '.join(f'{name}={value:.3g}' for name, value in cost._asdict().items())}")
     return 0
@@ -152,13 +142,10 @@ def report(times: Sequence[int], batches: Sequence[int], hidden: Sequence[int], 
         ratio = row["torch_us"] / row["fastrnn_us"]
         worst = min(worst, ratio)
         if json_path is not None:
-            record.append(json_path, row)
+            journal.append(json_path, row)
         numbers = [f"{row[key]:.0f}" for key in ("torch_us", "scan_us", "fastrnn_us")]
-        emit(
-            line(
-                COLUMNS, [*(row[key] for key in ("cell", "directions", "H", "B", "T", "as")), *numbers, f"{ratio:.2f}"]
-            )
-        )
+        sizes = [row[key] for key in ("cell", "directions", "H", "B", "T", "as")]
+        emit(line(COLUMNS, [*sizes, *numbers, f"{ratio:.2f}"]))
     emit("")
     emit(f"fastrnn took at most {1 / worst:.2f} times as long as torch.nn.")
     return 0 if worst >= 0.95 else 1

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import torch
 
+from fastrnn.bench.rows.errors import LostGPUError
+
 _BUDGET_S = {"cpu": 0.5, "cuda": 0.3}
 
 
@@ -37,6 +39,13 @@ def lost(device: torch.device) -> str | None:
         else:
             return None
     return said
+
+
+def stop_if_lost(device: torch.device, place: str) -> None:
+    """End the command where something took the GPU with it: all that came after it would fail."""
+    reason = lost(device)
+    if reason is not None:
+        raise LostGPUError(f"this process can use its GPU no more ({reason}): stopped at {place}")
 
 
 def _time_cpu(call: Callable[[int], object], clear: Callable[[int], None], budget: float) -> list[float]:

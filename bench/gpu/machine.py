@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from fastrnn.bench.record import BenchError, LostGPUError
-from fastrnn.bench.table import Column, emit, heading, line
-from fastrnn.bench.timing import lost
+from fastrnn.bench.measuring.timing import stop_if_lost
+from fastrnn.bench.rows.errors import BenchError, said
+from fastrnn.bench.showing.table import columns, emit, heading, line
 from fastrnn.kernels.configs import Device
 
 _WARPS = 8
@@ -28,13 +28,7 @@ _MEMORY_ELEMENTS = 2**22  # of each program: together far past any L2
 _SHARED_PRODUCT = {"ROWS": 16, "DEPTH": 64, "COLUMNS": 128, "SPLIT": 8, "HALVE": True}
 _MATRIX_PRODUCT = {"ROWS": 64, "DEPTH": 32, "COLUMNS": 64, "SPLIT": 8, "HALVE": False}
 
-COLUMNS = (
-    Column("constant", 20, right=False),
-    Column("model", 12),
-    Column("measured", 12),
-    Column("measured/model", 14),
-    Column("unit", 30, right=False),
-)
+COLUMNS = columns("constant<20 | model>12 | measured>12 | measured/model>14 | unit<30")
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ class Probe:
         return {"num_warps": self.warps, "launch_cooperative_grid": self.cooperative, **limits}
 
     def launch(self, grid: int, *arguments: Any) -> None:
-        from fastrnn.bench import probes
+        from fastrnn.bench.gpu import probes
 
         getattr(probes, self.kernel)[(grid,)](*arguments, **self.constants, **self.options())
 
@@ -76,25 +70,17 @@ def read_probe(own: bool) -> Probe:
     return Probe("read_kernel", types, {"OWN": int(own), "BLOCK": 16384})
 
 
-def product_probe(sizes: Mapping[str, Any]) -> Probe:
-    types = {"left_ptr": "*fp16", "right_ptr": "*fp16", "out_ptr": "*fp32", "steps": "i32"}
-    return Probe("product_kernel", types, sizes)
-
-
-def launch_probe() -> Probe:
-    return Probe("empty_kernel", {"value_ptr": "*i32"}, warps=1)
-
-
 def all_probes(sms: int) -> dict[str, Probe]:
     """Every kernel that `measurements` launch on a GPU of so many multiprocessors."""
+    types = {"left_ptr": "*fp16", "right_ptr": "*fp16", "out_ptr": "*fp32", "steps": "i32"}
     return {
         "flag": exchange_probe(sms, "flag"),
         "barrier": exchange_probe(sms, "barrier"),
         "l2": read_probe(own=False),
         "memory": read_probe(own=True),
-        "shared": product_probe(_SHARED_PRODUCT),
-        "matrix": product_probe(_MATRIX_PRODUCT),
-        "launch": launch_probe(),
+        "shared": Probe("product_kernel", types, _SHARED_PRODUCT),
+        "matrix": Probe("product_kernel", types, _MATRIX_PRODUCT),
+        "launch": Probe("empty_kernel", {"value_ptr": "*i32"}, warps=1),
     }
 
 
@@ -148,18 +134,14 @@ def _hop_us(probe: Probe, sms: int, device: torch.device) -> float:
     return 1e6 * (seconds[1] - seconds[0]) / (many.steps - few.steps)
 
 
-def _l2_rate(probe: Probe, programs: int, device: torch.device) -> float:
-    """Bytes per microsecond that so many programs read of the same few megabytes."""
-    sums, shared = torch.empty(programs, device=device), torch.zeros(_L2_ELEMENTS, device=device)
-    slope = slope_us(lambda rounds: probe.launch(programs, shared, sums, rounds, _L2_ELEMENTS), 5, 25)
-    return programs * 4 * _L2_ELEMENTS / slope
-
-
-def _memory_rate(probe: Probe, sms: int, device: torch.device) -> float:
-    """Bytes per microsecond that programs read, each its own megabytes."""
-    sums, own = torch.empty(sms, device=device), torch.zeros(sms * _MEMORY_ELEMENTS, device=device)
-    slope = slope_us(lambda rounds: probe.launch(sms, own, sums, rounds, _MEMORY_ELEMENTS), 1, 5)
-    return sms * 4 * _MEMORY_ELEMENTS / slope
+def _read_rate(probe: Probe, programs: int, elements: int, device: torch.device) -> float:
+    """Bytes per microsecond that so many programs read, all of them the same elements or each its own."""
+    own = probe.constants["OWN"]
+    sums = torch.empty(programs, device=device)
+    source = torch.zeros(elements * (programs if own else 1), device=device)
+    few, many = (1, 5) if own else (5, 25)
+    slope = slope_us(lambda rounds: probe.launch(programs, source, sums, rounds, elements), few, many)
+    return programs * 4 * elements / slope
 
 
 def _launch_us(probe: Probe, device: torch.device) -> float:
@@ -199,9 +181,9 @@ def measurements(sms: int, device: torch.device) -> dict[str, Callable[[], float
         "hop_us": lambda: _hop_us(probes["flag"], sms, device),
         "barrier_us": lambda: _hop_us(probes["barrier"], sms, device),
         "launch_us": lambda: _launch_us(probes["launch"], device),
-        "l2_rate": lambda: _l2_rate(probes["l2"], sms, device),
-        "sm_l2_rate": lambda: _l2_rate(probes["l2"], 1, device),
-        "memory_rate": lambda: _memory_rate(probes["memory"], sms, device),
+        "l2_rate": lambda: _read_rate(probes["l2"], sms, _L2_ELEMENTS, device),
+        "sm_l2_rate": lambda: _read_rate(probes["l2"], 1, _L2_ELEMENTS, device),
+        "memory_rate": lambda: _read_rate(probes["memory"], sms, _MEMORY_ELEMENTS, device),
         "sm_shared_rate": lambda: shared_traffic(_SHARED_PRODUCT) / _product_us(probes["shared"], sms, device),
         "sm_mac_rate": lambda: macs(_MATRIX_PRODUCT) / _product_us(probes["matrix"], sms, device),
         "l2_bytes": lambda: float(torch.cuda.get_device_properties(device).L2_cache_size),
@@ -209,11 +191,7 @@ def measurements(sms: int, device: torch.device) -> dict[str, Callable[[], float
 
 
 _UNITS = {"us": "microseconds", "rate": "bytes per microsecond", "bytes": "bytes"}
-
-
-def unit_of(name: str) -> str:
-    """What a constant is counted in."""
-    return "multiply-adds per microsecond" if name == "sm_mac_rate" else _UNITS[name.rpartition("_")[2]]
+_UNITS |= {"sm_mac_rate": "multiply-adds per microsecond"}
 
 
 def _measured(name: str, call: Callable[[], float]) -> tuple[float | None, str | None]:
@@ -221,7 +199,7 @@ def _measured(name: str, call: Callable[[], float]) -> tuple[float | None, str |
     try:
         value = call()
     except Exception as error:
-        return None, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        return None, said(error)
     # Noise can make of a slope what is no rate, and JSON has no infinity.
     return (value, None) if math.isfinite(value) else (None, f"{name} came out as {value}")
 
@@ -244,15 +222,14 @@ def measure(
     complete = True
     for name, call in todo.items():
         value, reason = _measured(name, call)
-        assumed, unit = float(getattr(model, name)), unit_of(name)
+        assumed, unit = float(getattr(model, name)), _UNITS.get(name) or _UNITS[name.rpartition("_")[2]]
         keep({"constant": name, "measured": value, "model": assumed, "unit": unit, "reason": reason})
         shown = ("FAILED", "") if value is None else (f"{value:.3g}", f"{value / assumed:.2f}")
         emit(line(COLUMNS, [name, f"{assumed:.3g}", *shown, unit]))
         if value is None:
             complete = False
             emit(f"  FAILED: {reason}")
-            if (said := lost(device)) is not None:
-                raise LostGPUError(f"this process can use its GPU no more ({said}): stopped at {name}")
+            stop_if_lost(device, name)
     return complete
 
 

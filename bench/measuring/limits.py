@@ -8,26 +8,22 @@ from __future__ import annotations
 import torch
 
 from fastrnn.backends import fused
-from fastrnn.bench.cases import Case
+from fastrnn.bench.rows.cases import Case
 from fastrnn.cells import CELLS
 from fastrnn.kernels import configs
 from fastrnn.kernels.configs import Device
 
-_SCHEDULES = ("persistent", "stepwise")
-
 
 def limit_us(case: Case, device: Device) -> float | None:
     """Microseconds per time step of the scans of `case`, of the better schedule; None where no kernel can run it."""
-    dtype = getattr(torch, case.dtype)
+    dtype, directions = getattr(torch, case.dtype), 2 if case.bidirectional else 1
     if dtype == torch.float64:
         return None
     total = 0.0
     for backward in (False, True) if case.train else (False,):
-        shape = fused.scan_shape(
-            CELLS[case.cell], backward, dtype, case.B, case.H, 2 if case.bidirectional else 1, case.train
-        )
-        launches = ((schedule, fused.choose(shape, device, schedule)) for schedule in _SCHEDULES)
-        costs = [configs.step_cost(shape, config, device) for _, config in launches if config is not None]
+        shape = fused.scan_shape(CELLS[case.cell], backward, dtype, case.B, case.H, directions, case.train)
+        launches = [fused.choose(shape, device, schedule) for schedule in ("persistent", "stepwise")]
+        costs = [configs.step_cost(shape, config, device) for config in launches if config is not None]
         if not costs:
             return None
         total += min(costs)

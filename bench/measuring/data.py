@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrnn.bench.cases import Case
-from fastrnn.bench.providers import State, weight_shapes
+from fastrnn.bench.providers.provider import State, weight_shapes
+from fastrnn.bench.rows.cases import Case
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrnn.bench.cases import Case
-from fastrnn.bench.data import Inputs, make_inputs, make_weights
-from fastrnn.bench.providers import Builder, Provider, State, build_reference, is_fastrnns, what_runs
-from fastrnn.bench.split import Shares, shares
-from fastrnn.bench.timing import percentiles, synchronize, time_calls
+from fastrnn.bench.measuring.data import Inputs, make_inputs, make_weights
+from fastrnn.bench.measuring.split import shares
+from fastrnn.bench.measuring.timing import percentiles, synchronize, time_calls
+from fastrnn.bench.providers.fastrnns import Reference
+from fastrnn.bench.providers.provider import Provider, State
+from fastrnn.bench.rows.cases import Case
+from fastrnn.bench.rows.record import Outcome
 
 # What the error of a right result stays under: the largest ||result - reference|| / ||reference|| over the tensors
 # checked. "Measured" is torch.nn and plain torch at that dtype, over 32 steps of every cell, H up to 1024; the worst is
@@ -52,46 +54,9 @@ class Truth:
     expected: dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What was found for one provider on one case.
-
-    Attributes:
-        status: `"ok"`; `"FAILED"` or, where the provider has no such thing, `"n/a"`: then `reason` says why, and there
-            are no times.
-        backend, tier: what ran.
-        us_per_step, p20, p80: median and percentiles of the time of one call, over T, in microseconds.
-        peak_mb: GPU memory of one call: weights, inputs and all it allocates. None on a CPU.
-        first_call_s: building the module and its first call, on the shortened sequence of the check; kernels that are
-            not in Triton's cache yet are compiled in it.
-        error: see BOUNDS; None where it is not finite or no result came.
-        input_share, scan_share, gradient_share: how the call's time divides, see `split.Shares`; None where the call
-            is one operator of torch's, or not fastrnn's.
-    """
-
-    status: str
-    reason: str | None = None
-    backend: str | None = None
-    tier: str | None = None
-    us_per_step: float | None = None
-    p20: float | None = None
-    p80: float | None = None
-    peak_mb: float | None = None
-    first_call_s: float | None = None
-    error: float | None = None
-    input_share: float | None = None
-    scan_share: float | None = None
-    gradient_share: float | None = None
-
-
-def failed(error: Exception) -> Outcome:
-    """The outcome of a provider that raised."""
-    return Outcome("FAILED", reason=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-
-
-def _built(case: Case, build: Builder, state: State, device: torch.device) -> nn.Module:
+def _built(case: Case, provider: type[Provider], state: State) -> nn.Module:
     """The module, in the mode of the case: cuDNN keeps what backward needs for any module that is in training mode."""
-    return build(case, state, device).train(case.train)
+    return provider.build(case, state).train(case.train)
 
 
 def _grad_mode(case: Case) -> contextlib.AbstractContextManager[object]:
@@ -107,18 +72,16 @@ def _backward(inputs: Inputs, results: tuple[Any, ...]) -> None:
     """Where there is a gradient."""
     output, _, *cells = results
     if inputs.dout is not None:
-        upstream = [inputs.dout] if inputs.dcells is None else [inputs.dout, inputs.dcells]
-        torch.autograd.backward([output, *cells], upstream)
+        torch.autograd.backward(
+            [output, *cells], [inputs.dout] if inputs.dcells is None else [inputs.dout, inputs.dcells]
+        )
 
 
-def _call(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
-    """One call: forward, and backward where there is a gradient. Returns the results by name."""
+def _call(module: nn.Module, inputs: Inputs) -> tuple[Any, ...]:
+    """One call, as it is timed: forward, and backward where there is a gradient."""
     results = _forward(module, inputs)
     _backward(inputs, results)
-    output, final, *cells = results
-    finals = final if isinstance(final, tuple) else (final,)
-    found = {"output": output, **dict(zip(("h_n", "c_n"), finals, strict=False))}
-    return found | ({"cells": cells[0]} if cells else {})
+    return results
 
 
 def _clear(module: nn.Module, inputs: Inputs) -> None:
@@ -127,7 +90,7 @@ def _clear(module: nn.Module, inputs: Inputs) -> None:
 
 
 def call_once(case: Case, module: nn.Module, inputs: Inputs) -> None:
-    """One call as it is timed, and nothing done with its results."""
+    """One call, and nothing done with its results."""
     with _grad_mode(case):
         _call(module, inputs)
 
@@ -139,20 +102,21 @@ def _torch_name(name: str) -> str:
 
 def _results(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
     """What a call computes, by name: of sequences the steps there are, what fills up the rest being free."""
-    found, valid = _call(module, inputs), inputs.valid()
+    output, final, *cells = _call(module, inputs)
+    finals = final if isinstance(final, tuple) else (final,)
+    found = {"output": output, **dict(zip(("h_n", "c_n"), finals, strict=False))}
+    found |= {"cells": cells[0]} if cells else {}
+    valid = inputs.valid()
     if valid is not None:
         found |= {name: found[name][valid] for name in ("output", "cells") if name in found}
     if inputs.dout is not None:
         gradients = {"input": inputs.x.grad}
         gradients |= {_torch_name(name): weight.grad for name, weight in module.named_parameters()}
-        found |= {f"d({name})": _present(name, gradient) for name, gradient in gradients.items()}
+        for name, gradient in gradients.items():
+            if gradient is None:
+                raise RuntimeError(f"{name} got no gradient")
+            found[f"d({name})"] = gradient
     return {name: tensor.detach() for name, tensor in found.items()}
-
-
-def _present(name: str, gradient: Tensor | None) -> Tensor:
-    if gradient is None:
-        raise RuntimeError(f"{name} got no gradient")
-    return gradient
 
 
 def make_truth(case: Case, device: torch.device) -> Truth:
@@ -164,7 +128,7 @@ def make_truth(case: Case, device: torch.device) -> Truth:
     steps = max(2, min(case.T, _CHECK_STEPS, _CHECK_ELEMENTS // (case.B * width)))
     short = replace(case, T=min(steps, case.T))
     state, inputs = make_weights(case, device), make_inputs(short, device, seed=0)
-    reference = build_reference(case, {name: weight.double() for name, weight in state.items()}, device)
+    reference = Reference.build(case, {name: weight.double() for name, weight in state.items()})
     with _grad_mode(case):
         return Truth(state, inputs, _results(reference, inputs.double()))
 
@@ -188,82 +152,66 @@ def bound_of(case: Case, device: torch.device) -> float:
     return BOUNDS[precision] if smooth else RELU_BOUNDS.get(precision, BOUNDS[precision])
 
 
-def check(case: Case, build: Builder, truth: Truth, device: torch.device) -> Outcome:
+def check(case: Case, provider: type[Provider], truth: Truth, device: torch.device) -> Outcome:
     """Build and call the provider once, and compare."""
     synchronize(device)
     start = time.perf_counter()
-    module = _built(case, build, truth.state, device)
+    module = _built(case, provider, truth.state)
     with _grad_mode(case):
         truth.inputs.x.grad = None
         found = _results(module, truth.inputs)
         synchronize(device)
         seconds = time.perf_counter() - start
         error, name = compare(found, truth.expected)
-        backend, tier = what_runs(case, module, truth.inputs.x, truth.inputs.options())
+        backend, tier = provider.runs(case, module, truth.inputs.x, truth.inputs.options())
     bound = bound_of(case, device)
-    outcome = Outcome("ok", backend=backend, tier=tier, first_call_s=seconds, error=error)
+    outcome = Outcome(status="ok", backend=backend, tier=tier, first_call_s=seconds, error=error)
     if math.isfinite(error) and error <= bound:
         return outcome
     reason = f"{name} is off by {error:.2e}, allowed is {bound:.0e}"
     return replace(outcome, status="FAILED", error=error if math.isfinite(error) else None, reason=reason)
 
 
-@dataclass(frozen=True)
-class Timed:
-    """Seconds of each of many calls over rotating inputs, the GPU memory of one in MB, and how its time divides."""
-
-    samples: list[float]
-    peak_mb: float | None
-    shares: Shares | None
-
-
-def time_case(case: Case, build: Builder, state: State, device: torch.device) -> Timed:
-    """Time a provider, whose results are right."""
+def _timed(case: Case, provider: type[Provider], state: State, device: torch.device) -> dict[str, Any]:
+    """What there is to time of a provider whose results are right, by the names of `Outcome`."""
     cuda = device.type == "cuda"
     occupied = torch.cuda.memory_allocated(device) if cuda else 0
-    module = _built(case, build, state, device)
-    sets = [make_inputs(case, device, seed=0)]
-
-    def clear(i: int) -> None:
-        _clear(module, sets[i % len(sets)])
-
-    def call(i: int) -> object:
-        return _call(module, sets[i % len(sets)])
-
-    with _grad_mode(case):
-        if cuda:
-            torch.cuda.reset_peak_memory_stats(device)
-            call(0)
-            synchronize(device)
+    module = _built(case, provider, state)
+    first = make_inputs(case, device, seed=0)
+    found: dict[str, Any] = {}
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+        call_once(case, module, first)
+        synchronize(device)
         # Taken while there is one set of inputs only: the others are the benchmark's, not the layer's.
-        peak = (torch.cuda.max_memory_allocated(device) - occupied) / 1e6 if cuda else None
-    element = sets[0].x.element_size()
-    size = element * (sets[0].x.numel() + (0 if sets[0].dout is None else sets[0].dout.numel()))
+        found["peak_mb"] = (torch.cuda.max_memory_allocated(device) - occupied) / 1e6
+    size = first.x.element_size() * (first.x.numel() + (0 if first.dout is None else first.dout.numel()))
     count = min(16, max(3, _L2_BYTES // size + 1)) if cuda else 3
-    sets += [make_inputs(case, device, seed) for seed in range(1, count)]
+    sets = [first, *(make_inputs(case, device, seed) for seed in range(1, count))]
     with _grad_mode(case):
-        samples = time_calls(call, clear, count, device)
+        samples = time_calls(
+            lambda i: _call(module, sets[i % count]), lambda i: _clear(module, sets[i % count]), count, device
+        )
         parts = None
-        if is_fastrnns(module):
-            first = sets[0]
+        if provider.divides:
             parts = shares(
                 lambda: _forward(module, first),
                 (lambda results: _backward(first, results)) if case.train else None,
                 lambda: _clear(module, first),
                 device,
             )
-    return Timed(samples, peak, parts)
+    if parts is not None:
+        found |= {f"{name}_share": part for name, part in vars(parts).items()}
+    p20, median, p80 = (seconds * 1e6 / case.T for seconds in percentiles(samples))
+    return {**found, "us_per_step": median, "p20": p20, "p80": p80}
 
 
-def measure(case: Case, provider: Provider, truth: Truth, device: torch.device) -> Outcome:
+def measure(case: Case, provider: type[Provider], truth: Truth, device: torch.device) -> Outcome:
     """Check, then time; a result out of bounds is not timed."""
     missing = provider.unable(case, device)
     if missing is not None:
-        return Outcome("n/a", reason=missing)
-    outcome = check(case, provider.build, truth, device)
+        return Outcome(status="n/a", reason=missing)
+    outcome = check(case, provider, truth, device)
     if outcome.status != "ok":
         return outcome
-    timed = time_case(case, provider.build, truth.state, device)
-    p20, median, p80 = (seconds * 1e6 / case.T for seconds in percentiles(timed.samples))
-    parts = {} if timed.shares is None else {f"{name}_share": part for name, part in vars(timed.shares).items()}
-    return replace(outcome, us_per_step=median, p20=p20, p80=p80, peak_mb=timed.peak_mb, **parts)
+    return replace(outcome, **_timed(case, provider, truth.state, device))

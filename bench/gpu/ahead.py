@@ -12,9 +12,6 @@ import contextlib
 import dataclasses
 import importlib
 import json
-import multiprocessing
-import os
-import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,12 +21,14 @@ from typing import Any
 
 import torch
 
-from fastrnn.bench.cases import Case
-from fastrnn.bench.data import make_inputs, make_weights
-from fastrnn.bench.measure import call_once
-from fastrnn.bench.providers import build_fastrnn
-from fastrnn.bench.record import BenchError
-from fastrnn.bench.table import emit
+from fastrnn.bench.gpu import workers
+from fastrnn.bench.measuring.data import make_inputs, make_weights
+from fastrnn.bench.measuring.measure import call_once
+from fastrnn.bench.providers.fastrnns import Fastrnn
+from fastrnn.bench.rows import journal
+from fastrnn.bench.rows.cases import Case
+from fastrnn.bench.rows.errors import BenchError, said
+from fastrnn.bench.showing.table import emit
 from fastrnn.kernels import launch as launcher
 
 KERNELS = ("scan_fwd_kernel", "scan_bwd_kernel")  # of `fastrnn.kernels.launch`
@@ -63,19 +62,17 @@ def parse(line: str) -> Launch:
     return Launch(found["kernel"], tuple(found["arguments"]), constants, tuple(found["capability"]))
 
 
-def read(path: str | os.PathLike[str]) -> list[Launch]:
+def read(path: journal.PathLike) -> list[Launch]:
     """The launches of a file, each once; a last line that was cut short is left out.
 
     Raises:
         BenchError: there is no such file, or a line is no launch.
     """
-    name = Path(path).name
+    lines = journal.lines(path)
     try:
-        *lines, _ = Path(path).read_text(encoding="utf-8").split("\n")
         return list(dict.fromkeys(map(parse, lines)))
-    except OSError as error:
-        raise BenchError(f"cannot read {name}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
+        name = Path(path).name
         raise BenchError(f"{name}: a line is no launch; `pytest --record-launches` and `compile` write them") from None
 
 
@@ -154,7 +151,7 @@ def of_cases(cases: Iterable[Case], device: torch.device) -> list[Launch]:
     with recording() as found:
         for case in cases:
             short = dataclasses.replace(case, T=min(case.T, 2))
-            module = build_fastrnn(short, make_weights(short, device), device)
+            module = Fastrnn.build(short, make_weights(short, device))
             call_once(short, module, make_inputs(short, device, seed=0))
     return list(found)
 
@@ -192,37 +189,23 @@ def _compile(launch: Launch) -> str | None:
         arguments = [_Pointer(a) if isinstance(a, str) else a for a in launch.arguments]
         kernel.warmup(*arguments, grid=(1, 1, 1), **{name: _decoded(value) for name, value in launch.constants})
     except Exception as error:
-        return f"{launch.kernel}: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        return f"{launch.kernel}: {said(error)}"
     return None
-
-
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches the whole process group; the parent alone is to act on it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compile_all(launches: Sequence[Launch], processes: int) -> int:
     """Compile each, saying how far it is; the number that failed. What was compiled before Triton finds on disk."""
-    start, failures, said = time.monotonic(), 0, 0.0
+    start, failures, told = time.monotonic(), 0, 0.0
     emit(f"{len(launches)} kernels, {processes} processes")
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _ignore_interrupt)
-    try:
+    with workers.pool(processes) as pool:
         futures = [pool.submit(_compile, launch) for launch in launches]
         for done, future in enumerate(concurrent.futures.as_completed(futures), 1):
             wrong, seconds = future.result(), time.monotonic() - start
             if wrong is not None:
                 failures += 1
                 emit(f"  {wrong}")
-            if seconds - said >= 5 or done == len(futures):
-                said = seconds
+            if seconds - told >= 5 or done == len(futures):
+                told = seconds
                 emit(f"{done} of {len(futures)} after {seconds:.0f} s")
-    finally:
-        pool.shutdown(cancel_futures=True)
     emit(f"{len(launches) - failures} compiled, {failures} failed.")
     return failures

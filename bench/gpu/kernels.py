@@ -9,15 +9,15 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import itertools
-import multiprocessing
-import signal
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from fastrnn.bench import record
-from fastrnn.bench.table import Column, emit, heading, line
+from fastrnn.bench.gpu import workers
+from fastrnn.bench.rows import journal
+from fastrnn.bench.rows.errors import said
+from fastrnn.bench.showing.table import columns, emit, heading, line
 from fastrnn.kernels import configs
 from fastrnn.kernels.configs import LaunchConfig
 from fastrnn.kernels.counts import COUNTS
@@ -29,26 +29,9 @@ ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 HIDDEN = (32, 64, 128, 256, 512, 768, 1024, 1536, 2048)
 _PROCESSES = 2
 
-COLUMNS = (
-    Column("arch", 6, right=False),
-    Column("cell", 12, right=False),
-    Column("pass", 8, right=False),
-    Column("dtype", 8, right=False),
-    Column("H", 5),
-    Column("B", 4),
-    Column("dirs", 4),
-    Column("tier", 8, right=False),
-    Column("units x rows, chunk", 19, right=False),
-    Column("warps", 5),
-    Column("regs", 4),
-    Column("spills", 6),
-    Column("KiB", 6),
-    Column("limit", 5),
-    Column("mma", 4),
-    Column("wgmma", 5),
-    Column("resident", 8, right=False),
-    Column("barriers", 8),
-    Column("loop", 5),
+COLUMNS = columns(
+    "arch<6 | cell<12 | pass<8 | dtype<8 | H>5 | B>4 | dirs>4 | tier<8 | units x rows, chunk<19 | warps>5 | regs>4 | "
+    "spills>6 | KiB>6 | limit>5 | mma>4 | wgmma>5 | resident<8 | barriers>8 | loop>5"
 )
 
 
@@ -67,15 +50,8 @@ class Job:
 
     def config(self) -> LaunchConfig | None:
         counts = COUNTS[self.cell]
-        shape = configs.ScanShape(
-            counts.gates,
-            self.backward,
-            ELEMENT_BYTES[self.dtype],
-            self.B,
-            self.H,
-            self.directions,
-            inner=counts.inner,
-        )
+        sizes = (counts.gates, self.backward, ELEMENT_BYTES[self.dtype], self.B, self.H, self.directions)
+        shape = configs.ScanShape(*sizes, inner=counts.inner)
         return configs.choose(shape, configs.DEVICES[self.arch], self.schedule)
 
 
@@ -111,11 +87,6 @@ def unavailable() -> str | None:
     return None
 
 
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches the whole process group; the parent alone is to act on it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _compile(job: Job, config: LaunchConfig) -> Report | str:
     """In a worker process: the report, or what the compiler said; not every exception of Triton's can be sent home."""
     from fastrnn.kernels.offline import compile_scan
@@ -124,7 +95,7 @@ def _compile(job: Job, config: LaunchConfig) -> Report | str:
     try:
         return compile_scan(COUNTS[job.cell], job.backward, job.dtype, job.H, job.directions, config, capability)
     except Exception as error:
-        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return said(error)
 
 
 def _row(job: Job, config: LaunchConfig | None, report: Report | str | None) -> dict[str, Any]:
@@ -181,30 +152,22 @@ def report(todo: Sequence[Job], json_path: str | None) -> int:
     emit(heading(COLUMNS))
     rows: list[dict[str, Any]] = []
     futures: dict[tuple[Job, LaunchConfig], Future[Report | str]] = {}
-    pool = ProcessPoolExecutor(_PROCESSES, multiprocessing.get_context("spawn"), _ignore_interrupt)
-    try:
+    with workers.pool(_PROCESSES) as pool:
         pending: list[tuple[Job, LaunchConfig | None, Future[Report | str] | None]] = []
         for job in todo:
-            config = job.config()
-            future = None
+            config, future = job.config(), None
             if config is not None:
                 # Rows that differ in what only the launch sees share a kernel.
-                key = (
-                    dataclasses.replace(job, B=0, schedule=""),
-                    dataclasses.replace(config, batch_tiles=0, schedule=""),
-                )
+                key = replace(job, B=0, schedule=""), replace(config, batch_tiles=0, schedule="")
                 if key not in futures:
                     futures[key] = pool.submit(_compile, job, config)
                 future = futures[key]
             pending.append((job, config, future))
         for job, config, future in pending:
-            row = _row(job, config, None if future is None else future.result())
-            rows.append(row)
+            rows.append(_row(job, config, None if future is None else future.result()))
             if json_path is not None:
-                record.append(json_path, row)
-            emit(_show(row))
-    finally:
-        pool.shutdown(cancel_futures=True)
+                journal.append(json_path, rows[-1])
+            emit(_show(rows[-1]))
     emit("")
     emit(_summary(rows, len(futures)))
     return 0 if all(row["status"] in ("ok", "no launch") for row in rows) else 1

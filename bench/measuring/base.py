@@ -10,17 +10,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import fastrnn
-from fastrnn.bench import record
-
-ROOT = Path(fastrnn.__file__).parent.parent
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise record.BenchError((done.stderr.strip().splitlines() or [f"git {arguments[0]} failed"])[-1])
-    return done.stdout.strip()
+from fastrnn.bench.rows import checkout, record
+from fastrnn.bench.rows.errors import BenchError
 
 
 def resolve(ref: str) -> str:
@@ -29,12 +20,12 @@ def resolve(ref: str) -> str:
     Raises:
         BenchError: fastrnn is not imported from a checkout, or it has no such commit.
     """
-    if record.commit() is None:
-        raise record.BenchError("--base needs fastrnn to be imported from a git checkout")
+    if checkout.commit() is None:
+        raise BenchError("--base needs fastrnn to be imported from a git checkout")
     try:
-        return _git("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
-    except record.BenchError:
-        raise record.BenchError(f"--base: no commit {ref!r} in this checkout") from None
+        return checkout.git("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
+    except BenchError:
+        raise BenchError(f"--base: no commit {ref!r} in this checkout") from None
 
 
 @contextlib.contextmanager
@@ -42,13 +33,14 @@ def worktree(commit: str) -> Iterator[Path]:
     """A folder with `commit` checked out, and this benchmark in place of its own: the rows and the schema are one."""
     with tempfile.TemporaryDirectory(prefix="fastrnn-base-") as folder:
         tree = Path(folder) / "tree"
-        _git("worktree", "add", "--detach", "--quiet", str(tree), commit)
+        checkout.git("worktree", "add", "--detach", "--quiet", str(tree), commit)
         try:
             shutil.rmtree(tree / "bench", ignore_errors=True)
-            shutil.copytree(ROOT / "bench", tree / "bench", ignore=shutil.ignore_patterns("results", "__pycache__"))
+            ignored = shutil.ignore_patterns("results", "__pycache__")
+            shutil.copytree(checkout.root() / "bench", tree / "bench", ignore=ignored)
             yield tree
         finally:
-            _git("worktree", "remove", "--force", str(tree))
+            checkout.git("worktree", "remove", "--force", str(tree))
 
 
 def measure(tree: Path, commit: str, arguments: Sequence[str]) -> list[record.Row]:
@@ -66,5 +58,5 @@ def measure(tree: Path, commit: str, arguments: Sequence[str]) -> list[record.Ro
     rows = record.read(file) if file.exists() else []
     if not rows:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise record.BenchError(f"{commit[:10]} could not be measured: {said[-1]}")
+        raise BenchError(f"{commit[:10]} could not be measured: {said[-1]}")
     return rows

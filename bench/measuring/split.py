@@ -73,28 +73,28 @@ def shares(
     `clear` comes before each call and is not counted; the first call does not count. Without `backward`, nothing is
     a gradient's.
     """
-    calls: list[tuple[list[Any], list[tuple[Any, Any]], list[tuple[Any, Any]]]] = []
+    calls: list[tuple[list[Any], int, list[tuple[Any, Any]]]] = []
     for _ in range(1 + _CALLS):
         clear()
         with _ScanMarks(device) as marks:
             moments = [_mark(device)]
             result = forward()
             moments.append(_mark(device))
-            scans_forward = list(marks.scans)
-            if not scans_forward:
+            first_back = len(marks.scans)
+            if not first_back:
                 return None
             if backward is not None:
                 backward(result)
                 moments.append(_mark(device))
-        calls.append((moments, scans_forward, marks.scans[len(scans_forward) :]))
+        calls.append((moments, first_back, marks.scans))
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
     input = scan = gradient = 0.0
-    for (start, middle, *end), scans_forward, scans_backward in calls[1:]:
-        there, back = (sum(_between(*pair) for pair in scans) for scans in (scans_forward, scans_backward))
-        input += _between(start, middle) - there
-        gradient += sum(_between(middle, last) for last in end) - back
-        scan += there + back
+    for (start, middle, *end), first_back, scans in calls[1:]:
+        times = [_between(*marks) for marks in scans]
+        input += _between(start, middle) - sum(times[:first_back])
+        gradient += sum(_between(middle, last) for last in end) - sum(times[first_back:])
+        scan += sum(times)
     whole = input + scan + gradient
     return Shares(input / whole, scan / whole, gradient / whole)

@@ -72,12 +72,21 @@ class Case:
     def train(self) -> bool:
         return self.mode == "train"
 
+    def purpose(self) -> str:
+        return "training" if self.train else "inference"
+
     def extras(self) -> str:
         """What is asked beyond torch.nn's arguments, in words; empty for nothing."""
         words = [self.lengths] if self.lengths != "full" else []
-        words += [f"resets {self.reset_rate:.2g}"] if self.reset_rate else []
+        words += [f"resets {self.reset_rate}"] if self.reset_rate else []
         words += ["cells"] if self.return_cells else []
         return ", ".join(words)
+
+    def details(self) -> list[str]:
+        """What is not so of every case, in words."""
+        words = [f"{self.layers} layers"] if self.layers > 1 else []
+        words += ["both directions"] if self.bidirectional else []
+        return words + ([self.extras()] if self.extras() else [])
 
 
 def parse_shape(text: str) -> Shape:
@@ -105,23 +114,17 @@ def product(
     dtypes: Iterable[str],
     shapes: Iterable[Shape],
     bidirectional: bool = False,
-    lengths: str = "full",
-    reset_rate: float = 0.0,
-    return_cells: bool = False,
+    **extras: Any,
 ) -> list[Case]:
-    """Every combination, once."""
+    """Every combination, once; `extras` as `Case` has them."""
     rows = itertools.product(shapes, dtypes, cells, modes)
-    asked = (bidirectional, lengths, reset_rate, return_cells)
-    return list(dict.fromkeys(Case(c, m, d, s.T, s.B, s.I, s.H, s.layers, *asked) for s, d, c, m in rows))
+    return list(
+        dict.fromkeys(Case(c, m, d, s.T, s.B, s.I, s.H, s.layers, bidirectional, **extras) for s, d, c, m in rows)
+    )
 
 
-def default_shape(cuda: bool) -> Shape:
-    """The size taken where options choose rows but none chooses a size."""
-    return Shape(512, 16, 512, 512) if cuda else Shape(100, 8, 128, 128)
-
-
-def default_dtype(cuda: bool) -> str:
-    return "bfloat16" if cuda else "float32"
+# Dtype and size taken where options choose rows but not these: without a GPU, and with one.
+DEFAULTS = ("float32", Shape(100, 8, 128, 128)), ("bfloat16", Shape(512, 16, 512, 512))
 
 
 def quick(cuda: bool) -> list[Case]:
@@ -194,20 +197,16 @@ def full() -> list[Case]:
         )
         for case in product([cell], ["train"], [dtype], [Shape(256, B, n, n, layers)], bidirectional)
     ]
-    extras = _extras(Shape(512, 64, 512, 512), Shape(128, 16, 512, 512), "bfloat16")
     steps = [Shape(1, B, 512, 512) for B in (1, 16, 64)]
+    odd = [Shape(512, B, n, n) for n in (64, 128, 192) for B in (16, 64)]
+    odd += [Shape(256, B, n, n) for n in (1536, 2048) for B in (16, 64)]
     rows = [
         *product(["lstm"], ["train"], ["float16"], against_best),
         *product(["lstm"], ["forward"], ["float16", "bfloat16"], [Shape(512, 16, n, n) for n in widths]),
         *mixed,
-        *product(
-            ["lstm", "gru"], ["train"], ["bfloat16"], [Shape(512, B, n, n) for n in (64, 128, 192) for B in (16, 64)]
-        ),
-        *product(
-            ["lstm", "gru"], ["train"], ["bfloat16"], [Shape(256, B, n, n) for n in (1536, 2048) for B in (16, 64)]
-        ),
+        *product(["lstm", "gru"], ["train"], ["bfloat16"], odd),
         *product(["lstm", "gru", "rnn_tanh"], ["train"], ["bfloat16"], [Shape(512, 32, 512, 512)], lengths="uniform"),
-        *extras,
+        *_extras(Shape(512, 64, 512, 512), Shape(128, 16, 512, 512), "bfloat16"),
         *product(["lstm", "gru"], ["forward"], ["bfloat16"], steps),
     ]
     return list(dict.fromkeys(rows))

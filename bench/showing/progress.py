@@ -8,11 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from fastrnn.bench.table import emit
-
-
-def _nothing(label: str) -> None:
-    pass
+from fastrnn.bench.showing.table import emit
 
 
 @dataclass(frozen=True)
@@ -20,7 +16,7 @@ class Display:
     """Where rows are printed, and who is told what is measured next; each call of `next` counts one."""
 
     emit: Callable[[str], None] = emit
-    next: Callable[[str], None] = _nothing
+    next: Callable[[str], None] = lambda label: None
 
 
 @contextlib.contextmanager

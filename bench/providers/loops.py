@@ -1,7 +1,4 @@
-"""What users of torch.nn write today for what its layers lack: packing for lengths, a loop over cells for the rest.
-
-Called as fastrnn's layers are: `module(x, lengths=, resets=, return_cells=)`.
-"""
+"""torch.nn's cells in a Python loop: what users of torch.nn write today for all that its layers lack; also compiled."""
 
 from __future__ import annotations
 
@@ -10,31 +7,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from fastrnn.bench.providers.provider import Adapter, State
+from fastrnn.bench.rows.cases import Case
 
-class _Packing(nn.RNNBase):
-    """Packs the padded input, and pads the output again."""
-
-    def forward(self, input: Tensor, hx: Any = None, *, lengths: Tensor | None = None) -> Any:
-        time, batch = input.shape[:2]
-        if lengths is None:
-            lengths = torch.full((batch,), time)
-        packed = pack_padded_sequence(input, lengths, enforce_sorted=False)
-        output, final = super().forward(packed, hx)
-        return pad_packed_sequence(output, total_length=time)[0], final
-
-
-class PackedLSTM(_Packing, nn.LSTM):  # type: ignore[misc]  # called as fastrnn's layers are
-    """torch.nn.LSTM over packed rows."""
-
-
-class PackedGRU(_Packing, nn.GRU):  # type: ignore[misc]  # called as fastrnn's layers are
-    """torch.nn.GRU over packed rows."""
-
-
-class PackedRNN(_Packing, nn.RNN):  # type: ignore[misc]  # called as fastrnn's layers are
-    """torch.nn.RNN over packed rows."""
+_LOOP = "cells in a Python loop"
+Carried = tuple[Tensor, ...]
 
 
 class TextbookGRUCell(nn.GRUCell):
@@ -51,42 +29,47 @@ class TextbookGRUCell(nn.GRUCell):
         return (1 - z) * n + z * hx
 
 
-State = tuple[Tensor, ...]
+_CELLS = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "gru_textbook": TextbookGRUCell}
 
 
-def _where(rows: Tensor, yes: State, no: State) -> State:
+def _where(rows: Tensor, yes: Carried, no: Carried) -> Carried:
     return tuple(torch.where(rows.unsqueeze(1), y, n) for y, n in zip(yes, no, strict=True))
 
 
-def step(cell: nn.Module, x: Tensor, state: State) -> State:
+def step(cell: nn.Module, x: Tensor, state: Carried) -> Carried:
     """The next state of a cell."""
     return cell(x, state) if len(state) > 1 else (cell(x, state[0]),)
 
 
-class Loop(nn.Module):
+class Loop(Adapter):
     """Cells of torch.nn in a Python loop over time, one per layer and direction, with masks at resets and ends.
 
     Its parameters are named `l0_reverse.weight_ih`, for torch.nn's `weight_ih_l0_reverse`.
     """
 
-    def __init__(
-        self,
-        kind: type[nn.RNNCellBase],
-        input_size: int,
-        hidden_size: int,
-        num_layers: int,
-        bidirectional: bool,
-        **options: Any,
-    ) -> None:
+    ran = "loop", _LOOP
+
+    def __init__(self, case: Case, state: State) -> None:
         super().__init__()
-        self.suffixes = ("", "_reverse") if bidirectional else ("",)
-        self.hidden_size, self.num_layers = hidden_size, num_layers
-        self.states = 2 if kind is nn.LSTMCell else 1
+        self.suffixes = ("", "_reverse") if case.bidirectional else ("",)
+        self.hidden_size, self.num_layers = case.H, case.layers
+        self.states = 2 if case.cell == "lstm" else 1
         self.step = step
-        for layer in range(num_layers):
-            width = input_size if layer == 0 else hidden_size * len(self.suffixes)
+        like = state["weight_ih_l0"]
+        options: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
+        if case.cell.startswith("rnn_"):
+            options["nonlinearity"] = case.cell.removeprefix("rnn_")
+        for layer in range(case.layers):
+            width = case.I if layer == 0 else case.H * len(self.suffixes)
             for suffix in self.suffixes:
-                self.add_module(f"l{layer}{suffix}", kind(width, hidden_size, **options))
+                self.add_module(f"l{layer}{suffix}", _CELLS.get(case.cell, nn.RNNCell)(width, case.H, **options))
+        named = (name.rpartition("_l") for name in state)
+        self.load_state_dict({f"l{suffix}.{name}": state[f"{name}_l{suffix}"] for name, _, suffix in named})
+
+    @classmethod
+    def algorithm(cls, case: Case, device: torch.device) -> str:
+        """What it runs."""
+        return _LOOP
 
     def forward(
         self, x: Tensor, *, lengths: Tensor | None = None, resets: Tensor | None = None, return_cells: bool = False
@@ -104,7 +87,7 @@ class Loop(nn.Module):
 
     def _scan(
         self, x: Tensor, layer: int, reverse: int, lengths: Tensor | None, resets: Tensor | None
-    ) -> tuple[list[Tensor], State]:
+    ) -> tuple[list[Tensor], Carried]:
         """Every state of every step, one `(T, B, H)` each, and the last ones."""
         cell = self.get_submodule(f"l{layer}{self.suffixes[reverse]}")
         T, B = x.shape[:2]
@@ -122,3 +105,17 @@ class Loop(nn.Module):
             steps[t] = new if active is None else _where(active, new, nothing)
             state = new if active is None else _where(active, new, state)
         return [torch.stack(same) for same in zip(*steps, strict=True)], state
+
+
+class CompiledLoop(Loop):
+    """The same with the step of a cell compiled. The loop is not: unrolled, hundreds of steps compile for minutes."""
+
+    ran = "inductor", f"compiled {_LOOP}"
+
+    def __init__(self, case: Case, state: State) -> None:
+        super().__init__(case, state)
+        # What earlier rows compiled counts against the limit of compilations, which is for all cells together.
+        torch.compiler.reset()
+        # Not `cell.compile()`: Dynamo skips frames of torch.nn, and that runs the cell as it is without a word.
+        # Full graphs, so that a step that cannot be compiled, once more than that limit included, raises.
+        self.step = torch.compile(step, fullgraph=True, dynamic=False)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fastrnn.bench import cases, record
-from fastrnn.bench.cases import Case
-from fastrnn.bench.compare import Timing, grouped, pooled, verdict
-from fastrnn.bench.record import BenchError, Environment, Row
+from fastrnn.bench.rows import cases, checkout, record
+from fastrnn.bench.rows.errors import BenchError, refusing
+from fastrnn.bench.rows.record import Environment, Row
+from fastrnn.bench.showing.pairs import Pair, Timing, grouped, pairs, pooled, verdicts
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 PICTURE = Path("bench/results/speed.svg")
@@ -30,14 +30,13 @@ def _time(timing: Timing | None) -> str:
     return "-" if timing is None else f"{timing.us:.2f} ({timing.p20:.2f}-{timing.p80:.2f})"
 
 
-def _table_row(case: Case, ours: Sequence[Row], peers: Sequence[Row], others: Sequence[Sequence[Row]]) -> list[str]:
-    mine, theirs, last = pooled(ours), pooled(peers), [*ours, *peers, *(row for rows in others for row in rows)][-1]
-    time = _time(mine)
-    if mine is None:
+def _table_row(pair: Pair) -> list[str]:
+    case, ours = pair.case, pair.rows.get("fastrnn", ())
+    time = _time(pair.ours)
+    if pair.ours is None:
         time = ours[-1].status if ours else "not measured"
-    ratio = f"{theirs.us / mine.us:.2f}" if mine is not None and theirs is not None else "-"
     error = ours[-1].error if ours else None
-    timed = [(rows[0].provider, pooled(rows)) for rows in others]
+    others = {name: pooled(rows) for name, rows in pair.rows.items() if name not in ("fastrnn", pair.peer)}
     return [
         case.cell + (", both directions" if case.bidirectional else ""),
         case.mode,
@@ -46,43 +45,33 @@ def _table_row(case: Case, ours: Sequence[Row], peers: Sequence[Row], others: Se
         str(case.layers),
         case.extras() or "-",
         time,
-        last.peer,
-        _time(theirs),
-        ratio,
+        pair.peer,
+        _time(pair.theirs),
+        "-" if pair.ratio is None else f"{pair.ratio:.2f}",
         "-" if error is None else f"{error:.0e}",
-        ", ".join(f"{name} {_time(timing)}" for name, timing in timed if timing is not None) or "-",
+        ", ".join(f"{name} {_time(timing)}" for name, timing in others.items() if timing is not None) or "-",
     ]
 
 
-def _summary(groups: Mapping[tuple[Case, str], Sequence[Row]]) -> str | None:
+def _summary(found: Sequence[str]) -> list[str]:
     """In how many rows who is faster, by more than the noise of both."""
-    found = []
-    for (case, provider), rows in groups.items():
-        mine, theirs = pooled(rows), pooled(groups.get((case, rows[0].peer), ()))
-        if provider == "fastrnn" and mine is not None and theirs is not None:
-            found.append(verdict(theirs, mine))
     faster, slower = found.count("faster"), found.count("slower")
     words = (
         f"Of {len(found)} rows fastrnn is faster in {faster}, the peer in {slower}; the noise of both hides the rest."
     )
-    return words if found else None
+    return [words] if found else []
 
 
 def _part(rows: Sequence[Row]) -> list[str]:
     """The lines of rows that one run measured."""
-    first, groups = rows[0], grouped(rows)
+    first, found = rows[0], pairs(rows)
     env = first.environment()
     code = f"fastrnn {env.fastrnn}" + (f" at `{first.commit}`" if first.commit else "")
-    table = []
-    for case in dict.fromkeys(row.case() for row in rows):
-        peer = next(row.peer for row in rows if row.case() == case)
-        names = dict.fromkeys(row.provider for row in rows if row.case() == case)
-        others = [groups[case, name] for name in names if name not in ("fastrnn", peer)]
-        table.append(_table_row(case, groups.get((case, "fastrnn"), []), groups.get((case, peer), []), others))
-    headings = [*_HEADINGS, _OTHERS]
-    if all(line[-1] == "-" for line in table):
-        headings, table = headings[:-1], [line[:-1] for line in table]
-    summary, versions = _summary(groups), env.versions("torch", "triton", "cudnn", "python")
+    table = [[*_HEADINGS, _OTHERS], *map(_table_row, found)]
+    if all(line[-1] == "-" for line in table[1:]):
+        table = [line[:-1] for line in table]
+    versions = env.versions("torch", "triton", "cudnn", "python")
+    headings, *lines = (f"| {' | '.join(line)} |" for line in table)
     return [
         f"**{_machine(env)}**. {versions}; {code}, {max(row.time for row in rows)[:10]}:",
         "",
@@ -92,11 +81,11 @@ def _part(rows: Sequence[Row]) -> list[str]:
         "",
         "Median time per time step of a call in microseconds (p20-p80); ratio: the peer's time over fastrnn's, above 1 "
         "is faster than the peer; error: against float64.",
-        *([summary] if summary else []),
+        *_summary(verdicts(found)),
         "",
-        f"| {' | '.join(headings)} |",
-        f"|{'---|' * len(headings)}",
-        *(f"| {' | '.join(line)} |" for line in table),
+        headings,
+        f"|{'---|' * len(table[0])}",
+        *lines,
         "",
     ]
 
@@ -108,9 +97,8 @@ def on_gpus(rows: Iterable[Row]) -> list[Row]:
 
 def markdown(rows: Iterable[Row]) -> str:
     """The tables, one for each machine, commit and command; what is said of GPUs comes first."""
-    parts: dict[tuple[object, ...], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: row.device != "cuda"):
-        parts.setdefault((*dataclasses.astuple(row.environment()), row.commit, row.command), []).append(row)
+    gpus_first = sorted(rows, key=lambda row: row.device != "cuda")
+    parts = grouped(gpus_first, lambda row: (row.environment(), row.commit, row.command))
     lines = [line for part in parts.values() for line in _part(part)]
     measured = any(on_gpus(part) for part in parts.values())
     return ("" if measured else NOT_MEASURED + "\n" * bool(lines)) + "\n".join(lines)
@@ -143,7 +131,7 @@ def fill(readme: Path, rows: Sequence[Row]) -> None:
     if timed:
         if importlib.util.find_spec("matplotlib") is None:
             raise BenchError("the front page takes a picture: pip install 'fastrnn[bench]', or matplotlib alone")
-        from fastrnn.bench import bars, plot
+        from fastrnn.bench.showing import bars, plot
 
         latest = max(timed, key=lambda row: row.time).environment()
         figure = bars.ratios(latest, bars.bars(timed)[latest])
@@ -162,10 +150,8 @@ def replace_part(path: Path, text: str) -> None:
     Raises:
         BenchError: there is no such file, or it lacks the markers.
     """
-    try:
+    with refusing(f"cannot read {path.name}"):
         content = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BenchError(f"cannot read {path.name}: {error.strerror}") from None
     before, begin, rest = content.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
@@ -180,7 +166,7 @@ def environment_text() -> str:
     env = record.environment(torch.cuda.is_available())
     values = {
         **dataclasses.asdict(env),
-        "fastrnn": f"{env.fastrnn}, commit {record.commit() or 'unknown'}",
+        "fastrnn": f"{env.fastrnn}, commit {checkout.commit() or 'unknown'}",
         "platform": platform.platform(),
     }
     return "".join(f"{name:<9} {'-' if value is None else value}\n" for name, value in values.items())

@@ -4,35 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from fastrnn.bench import record
-from fastrnn.bench.cases import Case
-from fastrnn.bench.limits import limit_on
-from fastrnn.bench.measure import Outcome, Truth, failed, make_truth, measure
-from fastrnn.bench.progress import Display, progress
-from fastrnn.bench.providers import PROVIDERS, peer_algorithm, peer_of
-from fastrnn.bench.record import Row
-from fastrnn.bench.table import CASE_COLUMNS, Column, case_values, emit, heading, line
-from fastrnn.bench.timing import lost
+from fastrnn.bench.measuring.limits import limit_on
+from fastrnn.bench.measuring.measure import Truth, make_truth, measure
+from fastrnn.bench.measuring.timing import stop_if_lost
+from fastrnn.bench.providers.table import PROVIDERS, peer_algorithm, peer_of
+from fastrnn.bench.rows import journal, record
+from fastrnn.bench.rows.cases import Case
+from fastrnn.bench.rows.errors import BenchError, said
+from fastrnn.bench.rows.record import Outcome, Row
+from fastrnn.bench.showing.progress import Display, progress
+from fastrnn.bench.showing.table import CASE_COLUMNS, Column, case_values, columns, emit, heading, line
 
-RESULT_COLUMNS = (
-    Column("provider", 15, right=False),
-    Column("backend", 10, right=False),
-    Column("us/step", 9),
-    Column("p20", 9),
-    Column("p80", 9),
-    Column("ratio", 6),
-    Column("peer", 15, right=False),
-    Column("peak_mb", 8),
-    Column("error", 8),
+RESULT_COLUMNS = columns(
+    "provider<15 | backend<10 | us/step>9 | p20>9 | p80>9 | ratio>6 | peer<15 | peak_mb>8 | error>8"
 )
-LIMIT_COLUMNS = (Column("limit", 7), Column("% of it", 7))
+LIMIT_COLUMNS = columns("limit>7 | % of it>7")
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,7 @@ class Plan:
         device: where.
         command: the command line, for the record.
         commit: of the code, for the record.
-        json, csv: files to append to, or None.
+        json, csv: files to append to; the second may be None.
         done: rows that a run before this one finished; they are not measured again.
         pass_over_failed: whether those of them that failed are not, either.
     """
@@ -55,10 +49,15 @@ class Plan:
     device: torch.device
     command: str
     commit: str | None
-    json: str | None = None
-    csv: str | None = None
-    done: Sequence[Row] = field(default=(), repr=False)
-    pass_over_failed: bool = False
+    json: str
+    csv: str | None
+    done: Sequence[Row]
+    pass_over_failed: bool
+
+    @property
+    def note(self) -> Path:
+        """A file for what is under way."""
+        return Path(f"{self.json}.begun")
 
     def providers_of(self, case: Case) -> list[str]:
         """The peer first: the others' ratios need it."""
@@ -74,7 +73,7 @@ def device(asked: str) -> torch.device:
     """
     cuda = torch.cuda.is_available()
     if asked == "cuda" and not cuda:
-        raise record.BenchError("--device cuda: no CUDA GPU here")
+        raise BenchError("--device cuda: no CUDA GPU here")
     return torch.device("cuda" if cuda and asked != "cpu" else "cpu")
 
 
@@ -106,21 +105,12 @@ def ratio_of(peer: float | None, us_per_step: float | None) -> float | None:
     return None if peer is None or us_per_step is None else peer / us_per_step
 
 
-def _outcome(case: Case, provider: str, truth: Truth | Exception, where: torch.device) -> Outcome:
+def _outcome(case: Case, provider: str, truth: Callable[[], Truth], where: torch.device) -> Outcome:
     """What raises is an outcome too: out of memory, or anything a backend may raise. The other rows go on."""
-    if isinstance(truth, Exception):
-        return failed(truth)
     try:
-        return measure(case, PROVIDERS[provider], truth, where)
+        return measure(case, PROVIDERS[provider], truth(), where)
     except Exception as error:
-        return failed(error)
-
-
-def _truth(case: Case, where: torch.device) -> Truth | Exception:
-    try:
-        return make_truth(case, where)
-    except Exception as error:
-        return error
+        return Outcome(status="FAILED", reason=said(error))
 
 
 Done = dict[tuple[Case, str], list[Row]]
@@ -153,57 +143,51 @@ def _row(plan: Plan, case: Case, provider: str, outcome: Outcome, peer_us: float
         limit_us=limit_on(case, plan.device),
         command=plan.command,
         commit=plan.commit,
-        time=record.now(),
+        time=journal.now(),
     )
 
 
 @contextlib.contextmanager
 def _begun(plan: Plan, case: Case, provider: str) -> Iterator[None]:
     """Leave a note beside the results while a row is measured: all that is left of it if it takes the process along."""
-    note = None if plan.json is None else Path(f"{plan.json}.begun")
-    if note is not None:
-        note.write_text(json.dumps({"provider": provider, "commit": plan.commit, "case": dataclasses.asdict(case)}))
+    note = {"provider": provider, "commit": plan.commit, "case": dataclasses.asdict(case)}
+    plan.note.write_text(json.dumps(note))
     try:
         yield
     finally:
-        if note is not None:
-            note.unlink(missing_ok=True)
+        plan.note.unlink(missing_ok=True)
 
 
-def _never_ended(plan: Plan) -> Row | None:
-    """The row that a run before this one began and did not end, as a failed one; None without."""
-    note = None if plan.json is None else Path(f"{plan.json}.begun")
-    if note is None or not note.exists():
-        return None
+def _never_ended(plan: Plan) -> list[Row]:
+    """The row that a run before this one began and did not end, as a failed one; none without."""
+    if not plan.note.exists():
+        return []
     try:
-        found = json.loads(note.read_text())
+        found = json.loads(plan.note.read_text())
     except ValueError:  # it was just being written
         found = {}
-    note.unlink()
+    plan.note.unlink()
     if not found or found["commit"] != plan.commit:
-        return None
-    reason = "it began, and the process ended before it did"
-    return _row(plan, Case(**found["case"]), found["provider"], Outcome("FAILED", reason), None)
+        return []
+    outcome = Outcome(status="FAILED", reason="it began, and the process ended before it did")
+    return [_row(plan, Case(**found["case"]), found["provider"], outcome, None)]
 
 
 def rows_of(plan: Plan, done: Done, repetition: int, display: Display) -> Iterator[Row]:
     """Measure what is not done yet. Rows that are done only lend their time to the ratio."""
     for case in plan.cases:
-        peer, peer_us, truth = peer_of(case), None, None
+        peer, peer_us, truth = peer_of(case), None, functools.cache(functools.partial(make_truth, case, plan.device))
         for provider in plan.providers_of(case):
             before = done.get((case, provider), [])
-            row = before[repetition] if repetition < len(before) else None
-            if row is None:
-                words = (case.mode, case.cell, case.dtype, f"T={case.T} B={case.B} H={case.H}", case.extras(), provider)
-                display.next(" ".join(filter(None, words)))
-                with _begun(plan, case, provider):
-                    truth = truth or _truth(case, plan.device)
-                    outcome = _outcome(case, provider, truth, plan.device)
-                if provider == peer:
-                    peer_us = outcome.us_per_step
-                yield _row(plan, case, provider, outcome, peer_us)
-            elif provider == peer:
-                peer_us = row.us_per_step
+            if repetition < len(before):
+                peer_us = before[repetition].us_per_step if provider == peer else peer_us
+                continue
+            words = (case.mode, case.cell, case.dtype, f"T={case.T} B={case.B} H={case.H}", case.extras(), provider)
+            display.next(" ".join(filter(None, words)))
+            with _begun(plan, case, provider):
+                outcome = _outcome(case, provider, truth, plan.device)
+            peer_us = outcome.us_per_step if provider == peer else peer_us
+            yield _row(plan, case, provider, outcome, peer_us)
 
 
 def _columns(device: str) -> tuple[Column, ...]:
@@ -222,12 +206,12 @@ def _show(row: Row, display: Display) -> None:
     def number(value: float | None, form: str) -> str | None:
         return None if value is None else format(value, form)
 
-    time = row.status if row.status != "ok" else number(row.us_per_step, ".3f")
-    values = [row.provider, row.backend, time, number(row.p20, ".3f"), number(row.p80, ".3f"), number(row.ratio, ".2f")]
-    values += [row.peer, number(row.peak_mb, ".1f"), number(row.error, ".1e")]
+    times = [number(value, ".3f") for value in (row.us_per_step, row.p20, row.p80)]
+    values = [row.provider, row.backend, times[0] if row.status == "ok" else row.status, *times[1:]]
+    values += [number(row.ratio, ".2f"), row.peer, number(row.peak_mb, ".1f"), number(row.error, ".1e")]
     if row.device == "cuda":
         values += [number(row.limit_us, ".3f"), number(percent_of_limit(row), ".0f")]
-    display.emit(line(_columns(row.device), [*case_values(row.case()), *values]))
+    display.emit(line(_columns(row.device), [*case_values(row), *values]))
     if row.reason is not None:
         display.emit(f"  {row.status}: {row.reason}")
 
@@ -241,19 +225,10 @@ def prepare(where: torch.device) -> None:
 
 
 def _keep(row: Row, plan: Plan) -> None:
-    """Write a row to the files there are."""
-    if plan.json is not None:
-        record.append(plan.json, dataclasses.asdict(row))
+    """Write a row to the files."""
+    journal.append(plan.json, record.as_object(row))
     if plan.csv is not None:
-        record.append_csv(plan.csv, dataclasses.asdict(row))
-
-
-def _stop_if_lost(row: Row, plan: Plan) -> None:
-    """End the run where a row took the GPU with it: every row after it would fail, and say nothing of itself."""
-    said = lost(plan.device) if row.status == "FAILED" else None
-    if said is not None:
-        rest = "--resume --pass-over-failed goes on with the others"
-        raise record.LostGPUError(f"this process can use its GPU no more ({said}): stopped at the row above; {rest}")
+        journal.append_csv(plan.csv, record.as_object(row))
 
 
 def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:
@@ -263,8 +238,7 @@ def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:
         LostGPUError: a row failed in a way that leaves this process no GPU. It is recorded.
     """
     env = record.environment(plan.device.type == "cuda")
-    killed = _never_ended(plan)
-    if killed is not None:
+    for killed in _never_ended(plan):
         _keep(killed, plan)
         plan = dataclasses.replace(plan, done=[*plan.done, killed])
     done, failures = finished(plan, env)
@@ -281,14 +255,15 @@ def run(plan: Plan, repetitions: Sequence[int] = (0,)) -> list[Row]:
                 _keep(row, plan)
                 _show(row, display)
                 rows.append(row)
-                _stop_if_lost(row, plan)
+                if row.status == "FAILED":  # every row after it might fail, too, and say nothing of itself
+                    rest = "--resume --pass-over-failed goes on with the others"
+                    stop_if_lost(plan.device, f"the row above; {rest}")
     failed, lacking = (sum(row.status == status for row in rows) for status in ("FAILED", "n/a"))
     emit(
         f"\n{len(rows)} rows, {failed} FAILED, {lacking} n/a{f', {skipped} finished before' if skipped else ''}. "
         "ratio: the peer's time over the provider's, above 1 is faster than the peer."
     )
-    if plan.json is not None:
-        emit(f"Kept in {plan.json}, for `report` and `plot`.")
+    emit(f"Kept in {plan.json}, for `report` and `plot`.")
     if env.device == "cuda":
         emit("limit: the cost model's microseconds per step for the scans alone, under published rates of the GPU.")
     return rows

@@ -7,9 +7,9 @@ torch, Triton and, for the tests, pytest: no registry, no virtual environment, n
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import importlib.util
-import json
 import os
 import queue
 import signal
@@ -20,13 +20,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, TextIO
 
-import fastrnn
-from fastrnn.bench import record
-from fastrnn.bench.table import emit
+from fastrnn.bench.gpu.workers import cores
+from fastrnn.bench.rows import checkout, journal
+from fastrnn.bench.showing.table import emit
 
-ROOT = Path(fastrnn.__file__).parent.parent
 LOG, STATE = "log.txt", "parts.jsonl"
 LOST_TESTS, LOST_ROWS, NO_TESTS = 70, 3, 5  # exit codes: of tests/ledger.py, of `cli.main`, of pytest with none left
 _TIME = "out of time"
@@ -79,8 +78,6 @@ def _workers() -> list[str]:
     """Several processes share the GPU where pytest-xdist is installed: what tests wait for is mostly the host."""
     if importlib.util.find_spec("xdist") is None:
         return []
-    from fastrnn.bench.ahead import cores
-
     count = min(4, cores() // 4)
     return ["-n", str(count)] if count > 1 else []
 
@@ -136,11 +133,8 @@ def parts(folder: Path, commit: str | None) -> list[Part]:
 
 def count_outcomes(ledger: Path) -> str:
     """What became of the tests, in words."""
-    last: dict[str, str] = {}
-    for line in ledger.read_text(encoding="utf-8").split("\n")[:-1] if ledger.exists() else ():
-        row = json.loads(line)
-        last[row["test"]] = row["outcome"]
-    counts = {outcome: list(last.values()).count(outcome) for outcome in dict.fromkeys(last.values())}
+    last = {row["test"]: row["outcome"] for row in journal.objects(ledger)}
+    counts = collections.Counter(last.values())
     return ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "no tests"
 
 
@@ -158,65 +152,55 @@ def _kill(process: subprocess.Popen[str], hung: bool) -> None:
     process.wait()
 
 
-class _Lines:
-    """The lines of a stream as they come, and None after the last."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self.stream = stream
-        self.queue: queue.Queue[str | None] = queue.Queue()
-        self.thread = threading.Thread(target=self._read, daemon=True)
-        self.thread.start()
-
-    def _read(self) -> None:
-        with self.stream:
-            for text in self.stream:
-                self.queue.put(text)
-        self.queue.put(None)
-
-
 def _say(text: str, log: TextIO) -> None:
-    if text:
-        emit(text.rstrip("\n"))
-        log.write(text)
-        log.flush()
+    emit(text.removesuffix("\n"))
+    log.write(text)
+    log.flush()
+
+
+def _pass_on(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
+    """The lines of a stream as they come, and None after the last."""
+    with stream:
+        for text in stream:
+            lines.put(text)
+    lines.put(None)
 
 
 def _run(step: Step, until: float, log: TextIO) -> int | str:
     """Run a command, showing and logging its lines as they come: its exit code, or why it was ended."""
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         step.words,
-        cwd=ROOT,
-        env=environment,
+        cwd=checkout.root(),
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
         start_new_session=True,
     )
-    lines, heard, hung = None, time.monotonic(), False
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    reader = threading.Thread(target=_pass_on, args=(process.stdout, lines), daemon=True)
+    heard, hung = time.monotonic(), False
     try:  # from here on: whatever ends this ends the command
-        assert process.stdout is not None
-        lines = _Lines(process.stdout)
-        while True:
-            now = time.monotonic()
-            if now >= until:
-                return _TIME
+        reader.start()
+        while (now := time.monotonic()) < until:
             if now >= heard + step.silence:
                 hung = True
                 return f"hung: not a line for {step.silence:.0f} seconds"
             with contextlib.suppress(queue.Empty, subprocess.TimeoutExpired):
-                text = lines.queue.get(timeout=min(until, heard + step.silence) - now)
+                text = lines.get(timeout=min(until, heard + step.silence) - now)
                 if text is None:
                     return process.wait(max(0.0, until - time.monotonic()))
                 heard = time.monotonic()
                 _say(text, log)
+        return _TIME
     finally:
         _kill(process, hung)
-        if lines is not None:
-            lines.thread.join(_GRACE_S)
-            while not lines.queue.empty():  # what it said when it was ended
-                _say(lines.queue.get() or "", log)
+        if reader.is_alive():
+            reader.join(_GRACE_S)
+        while not lines.empty():  # what it said when it was ended
+            if text := lines.get():
+                _say(text, log)
 
 
 def _again(ended: int | str, step: Step) -> bool:
@@ -245,10 +229,8 @@ def run_part(part: Part, until: float, log: TextIO) -> Ended:
 
 def finished(folder: Path) -> set[str]:
     """The parts that need not be run again."""
-    file = folder / STATE
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
-    last: dict[str, dict[str, Any]] = {row["part"]: row for row in map(json.loads, lines)}
-    return {name for name, row in last.items() if row["done"]}
+    last = {row["part"]: row["done"] for row in journal.objects(folder / STATE)}
+    return {name for name, done in last.items() if done}
 
 
 @contextlib.contextmanager
@@ -294,9 +276,9 @@ def run(todo: Sequence[Part], folder: Path, seconds: float | None, again: bool =
                 if until - time.monotonic() < _LEAST_S:
                     break
                 emit(f"== {part.name}: {part.text}")
-                log.write(f"== {part.name}, {record.now()}\n")
+                log.write(f"== {part.name}, {journal.now()}\n")
                 found[part.name] = run_part(part, until, log)
-                record.append(folder / STATE, {**vars(found[part.name]), "time": record.now()})
+                journal.append(folder / STATE, {**vars(found[part.name]), "time": journal.now()})
                 emit(f"== {part.name}: {_verdict(found[part.name])}")
             left = [part for part in left if not found[part.name].done]
     return list(found.values())

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import argparse
 import re
-import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import fastrnn
-from fastrnn.bench import record
-from fastrnn.bench.record import BenchError, Environment, Row
+from fastrnn.bench.rows import checkout, journal, record
+from fastrnn.bench.rows.errors import BenchError, refusing
+from fastrnn.bench.rows.record import Environment, Row
 
 FOLDER = "fastrnn-bench"  # of the folder the command runs in
 CONSTANTS = f"{FOLDER}/machine"  # what `machine` keeps: no rows, so apart from them
 
 
+def make_folder(folder: Path | str, refusal: str, hint: str = "") -> Path:
+    """Make a folder, if it is not there; what it cannot be made for is said in one line."""
+    with refusing(f"cannot make {refusal}", hint):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    return Path(folder)
+
+
 def _named(folder: Path, env: Environment) -> Path:
     """A file of the folder, named after the machine and the day."""
     words = re.sub(r"[^a-z0-9]+", "-", (env.gpu or env.device).lower()).strip("-")
-    return folder / f"{words}-{record.now()[:10]}.jsonl"
+    return folder / f"{words}-{journal.now()[:10]}.jsonl"
 
 
 def check_writable(arguments: argparse.Namespace) -> None:
@@ -32,17 +38,14 @@ def check_writable(arguments: argparse.Namespace) -> None:
                 open(path, "a").close()
             except OSError as error:
                 arguments.parser.error(f"argument --{option}: cannot write {path!r}: {error.strerror}")
-            record.mend(path)
+            journal.mend(path)
 
 
 def settle_constants(arguments: argparse.Namespace, env: Environment) -> None:
     """Settle which file `machine` writes to, in `arguments.json`."""
     if arguments.json is None:
-        try:
-            Path(CONSTANTS).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BenchError(f"cannot make {CONSTANTS} here: {error.strerror}; say where: --json FILE") from None
-        arguments.json = str(_named(Path(CONSTANTS), env))
+        folder = make_folder(CONSTANTS, f"{CONSTANTS} here", "; say where: --json FILE")
+        arguments.json = str(_named(folder, env))
     check_writable(arguments)
 
 
@@ -52,14 +55,9 @@ def open_results(arguments: argparse.Namespace, env: Environment) -> list[Row]:
     Without `--json` that is a file in FOLDER, as with a folder. Every file of a folder counts as left there, since a
     run that goes on may do so on another day.
     """
-    given = arguments.json
-    folder = Path(FOLDER if given is None else given)
-    if given is None:
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise BenchError(f"cannot make {FOLDER} here: {error.strerror}; say where rows go: --json FILE") from None
-    others: list[Path] = []
+    if arguments.json is None:
+        arguments.json = make_folder(FOLDER, f"{FOLDER} here", "; say where rows go: --json FILE")
+    folder, others = Path(arguments.json), list[Path]()
     if folder.is_dir():
         file = _named(folder, env)
         others = [path for path in sorted(folder.glob("*.jsonl")) if path != file]
@@ -77,19 +75,18 @@ def open_results(arguments: argparse.Namespace, env: Environment) -> list[Row]:
 
 def committed() -> list[Path]:
     """The files in `bench/results/` that are as committed; others are no evidence that a reader could check."""
-    root = Path(fastrnn.__file__).parent.parent
-    git = ["git", "-C", str(root)]
-
-    def names(*arguments: str) -> set[str]:
-        done = subprocess.run([*git, *arguments], capture_output=True, text=True, check=False)
-        return set(done.stdout.split("\0")) - {""} if done.returncode == 0 else set()
-
-    pattern = ":(glob)bench/results/*.jsonl"
-    unchanged = names("ls-files", "-z", pattern) - names("diff", "HEAD", "--name-only", "-z", "--", pattern)
-    return sorted(root / name for name in unchanged)
+    pattern = ("--", ":(glob)bench/results/*.jsonl")
+    try:
+        known, changed = (
+            set(checkout.git(*command, "-z", *pattern).split("\0")) - {""}
+            for command in (("ls-files",), ("diff", "HEAD", "--name-only"))
+        )
+    except BenchError:
+        return []
+    return sorted(checkout.root() / name for name in known - changed)
 
 
 def to_show(given: Sequence[str], public: bool = False) -> list[Path]:
     """The files named; without names those in FOLDER, or the committed ones if it has none or the public is to see."""
-    own: Iterable[Path] = () if public else sorted(Path(FOLDER).glob("*.jsonl"))
-    return [Path(name) for name in given] or list(own) or committed()
+    own = [] if public else sorted(Path(FOLDER).glob("*.jsonl"))
+    return [Path(name) for name in given] or own or committed()
