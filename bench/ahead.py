@@ -30,9 +30,9 @@ from fastrnn.bench.measure import call_once
 from fastrnn.bench.providers import build_fastrnn
 from fastrnn.bench.record import BenchError
 from fastrnn.bench.table import emit
-from fastrnn.kernels import launch as launcher
+from fastrnn.kernels.triton import launch as launcher
 
-KERNELS = ("scan_fwd_kernel", "scan_bwd_kernel")  # of `fastrnn.kernels.launch`
+KERNELS = ("scan_fwd_kernel", "scan_bwd_kernel")  # of `fastrnn.kernels.triton.launch`
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from fastrnn.bench import cases, commands, files, kernels, record
-from fastrnn.kernels import configs
+from fastrnn.kernels.plan import configs
 
 _FILES = f"results files (default: those in {files.FOLDER}, or those committed)"
 

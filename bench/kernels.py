@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from fastrnn.bench import record
 from fastrnn.bench.table import Column, emit, heading, line
-from fastrnn.kernels import configs
-from fastrnn.kernels.configs import LaunchConfig
 from fastrnn.kernels.counts import COUNTS
+from fastrnn.kernels.plan import configs
+from fastrnn.kernels.plan.configs import LaunchConfig
 
 if TYPE_CHECKING:
-    from fastrnn.kernels.offline import Report
+    from fastrnn.kernels.offline.report import Report
 
 ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 HIDDEN = (32, 64, 128, 256, 512, 768, 1024, 1536, 2048)
@@ -104,7 +104,7 @@ def unavailable() -> str | None:
         return "triton is not installed; the kernel report needs its compiler"
     from triton.runtime.interpreter import InterpretedFunction
 
-    from fastrnn.kernels.scan import scan_fwd_kernel
+    from fastrnn.kernels.triton.forward import scan_fwd_kernel
 
     if isinstance(scan_fwd_kernel, InterpretedFunction):
         return "TRITON_INTERPRET is set, so Triton interprets the kernels and compiles none; unset it for this report"
@@ -118,7 +118,7 @@ def _ignore_interrupt() -> None:
 
 def _compile(job: Job, config: LaunchConfig) -> Report | str:
     """In a worker process: the report, or what the compiler said; not every exception of Triton's can be sent home."""
-    from fastrnn.kernels.offline import compile_scan
+    from fastrnn.kernels.offline.report import compile_scan
 
     capability = configs.DEVICES[job.arch].capability
     try:

@@ -10,8 +10,8 @@ import torch
 from fastrnn.backends import fused
 from fastrnn.bench.cases import Case
 from fastrnn.cells import CELLS
-from fastrnn.kernels import configs
-from fastrnn.kernels.configs import Device
+from fastrnn.kernels.plan import configs
+from fastrnn.kernels.plan.configs import Device
 
 _SCHEDULES = ("persistent", "stepwise")
 

@@ -18,9 +18,9 @@ import fastrnn
 from fastrnn.bench import others, peers
 from fastrnn.bench.cases import Case
 from fastrnn.dispatch import select
-from fastrnn.kernels import peer
-from fastrnn.kernels.configs import DEVICES
 from fastrnn.kernels.counts import COUNTS
+from fastrnn.kernels.plan import peer
+from fastrnn.kernels.plan.configs import DEVICES
 
 State = dict[str, Tensor]
 Builder = Callable[[Case, State, torch.device], nn.Module]

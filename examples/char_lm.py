@@ -33,7 +33,15 @@ from torch import Tensor, nn
 import fastrnn
 
 ROOT = Path(__file__).resolve().parent.parent
-OWN_TEXT = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "fastrnn/*.py", "kernels/*.py", "bench/*.py", "tests/*.py")
+OWN_TEXT = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/**/*.md",
+    "fastrnn/*.py",
+    "kernels/**/*.py",
+    "bench/*.py",
+    "tests/*.py",
+)
 
 
 class CharLM(nn.Module):

@@ -5,7 +5,7 @@
     fastrnn::scan           the forward scan with results as the kernels return them: in programs exported before
 
 Fake kernels give their shapes; autograd is registered on the first, in terms of the second. Tensors are laid out as in
-`fastrnn.kernels.scan`, where nothing else is said. Cells and backends go by name, since an operator's arguments are
+`fastrnn.kernels.tensors`, where nothing else is said. Cells and backends go by name, since an operator's arguments are
 data. `fastrnn.layer_op` has the operators for torch's own layer.
 """
 

@@ -1,7 +1,7 @@
 """The tensors of a scan, as types: what forward takes and gives, and backward.
 
-T steps, B rows, D directions, GATES, STATES and SAVED as `counts.Counts` has them, H hidden units. Operators flatten these
-tuples and rebuild them at one place, `fastrnn.scan.operators`.
+T steps, B rows, D directions, GATES, STATES and SAVED as `counts.Counts` has them, H hidden units. Operators
+flatten these tuples and rebuild them at one place, `fastrnn.scan.operators`.
 """
 
 from __future__ import annotations

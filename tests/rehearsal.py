@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from fastrnn import ops
 from fastrnn.backends import fused
-from fastrnn.kernels import launch as launcher
+from fastrnn.kernels.triton import launch as launcher
 
 CUDA, CAPABILITY, SMS = torch.device("cuda", 0), (9, 0), 132
 UNREHEARSED = {

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import fastrnn
 from fastrnn.backends import fused
-from fastrnn.kernels.configs import LaunchConfig
+from fastrnn.kernels.plan.configs import LaunchConfig
 
 CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")  # those that torch.nn has, too
 EVERY_CELL = (*CELLS, "gru_textbook")

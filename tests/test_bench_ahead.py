@@ -87,7 +87,7 @@ def test_what_is_compiled_ahead_is_what_a_launch_looks_for(tmp_path: Path) -> No
 
 
 def test_a_launch_survives_its_line() -> None:
-    from fastrnn.kernels import cells
+    from fastrnn.kernels.triton import cells
 
     constants = tuple(
         sorted(

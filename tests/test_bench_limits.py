@@ -17,8 +17,8 @@ from support import compiling_environment
 from fastrnn.backends import fused
 from fastrnn.bench import cli, files, limits, machine, progress, record, run
 from fastrnn.bench.cases import Case
-from fastrnn.kernels import configs
-from fastrnn.kernels.configs import ScanShape
+from fastrnn.kernels.plan import configs
+from fastrnn.kernels.plan.configs import ScanShape
 
 H100 = configs.DEVICES["sm_90"]
 CASE = Case("lstm", "train", "bfloat16", 512, 16, 512, 512)
@@ -213,7 +213,7 @@ COMPILE = """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
     from fastrnn.bench import machine, probes
-    from fastrnn.kernels.offline import _disassemble
+    from fastrnn.kernels.offline.report import _disassemble
 
     for name, probe in machine.all_probes(132).items():
         kernel = getattr(probes, probe.kernel)

@@ -11,7 +11,7 @@ pytest.importorskip("hypothesis")  # `make test-gpu` does without
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrnn.kernels.configs import (
+from fastrnn.kernels.plan.configs import (
     DEVICES,
     Device,
     LaunchConfig,

@@ -20,8 +20,8 @@ from support import FLOAT64_ERROR, launch, worst_error
 from test_kernels import Scan
 
 from fastrnn.cells import CELLS
-from fastrnn.kernels.launch import counters, exchange_buffer, first_step, inner_operand, launch_bwd, launch_fwd
-from fastrnn.kernels.sync import COUNTER_STRIDE
+from fastrnn.kernels.triton.launch import counters, exchange_buffer, first_step, inner_operand, launch_bwd, launch_fwd
+from fastrnn.kernels.triton.sync import COUNTER_STRIDE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork")
 

@@ -27,8 +27,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import fastrnn
 from fastrnn.backends import fused
 from fastrnn.cells import CELLS as EQUATIONS
-from fastrnn.kernels import configs
-from fastrnn.kernels.configs import LaunchConfig, ScanShape
+from fastrnn.kernels.plan import configs
+from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
 
 pytestmark = pytest.mark.gpu
 

@@ -21,9 +21,9 @@ from fastrnn import functional
 from fastrnn.backends import aten, fused, handover
 from fastrnn.cells import CELLS
 from fastrnn.dispatch import Problem, explanation, select
-from fastrnn.kernels import peer
-from fastrnn.kernels.configs import DEVICES, Device, ScanShape, candidates, choose, launch_cost, step_cost
 from fastrnn.kernels.counts import COUNTS
+from fastrnn.kernels.plan import peer
+from fastrnn.kernels.plan.configs import DEVICES, Device, ScanShape, candidates, choose, launch_cost, step_cost
 
 H100 = DEVICES["sm_90"]
 CUDA = torch.device("cuda", 0)

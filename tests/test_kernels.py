@@ -12,8 +12,8 @@ from support import EVERY_CELL, FLOAT64_ERROR, LAUNCHES, TORCH_ERROR_FACTOR, lau
 
 from fastrnn.backends import reference
 from fastrnn.cells import CELLS, Cell
-from fastrnn.kernels.configs import LaunchConfig
-from fastrnn.kernels.launch import first_step, scan_bwd, scan_fwd
+from fastrnn.kernels.plan.configs import LaunchConfig
+from fastrnn.kernels.triton.launch import first_step, scan_bwd, scan_fwd
 
 SIZES = {"one of each": (1, 1, 1), "odd": (3, 5, 37), "two batch tiles": (2, 19, 20), "full tiles": (2, 16, 48)}
 

@@ -18,8 +18,8 @@ from support import relative_error
 
 import fastrnn
 from fastrnn.backends import fused
-from fastrnn.kernels import launch
-from fastrnn.kernels.configs import LaunchConfig
+from fastrnn.kernels.plan.configs import LaunchConfig
+from fastrnn.kernels.triton import launch
 
 Verdict = Callable[[LaunchConfig, dict[str, Any]], int]
 

@@ -51,6 +51,9 @@ def test_the_wheel_holds_every_module_once(wheel: Path) -> None:
             ("", "fastrnn"),
             ("backends/", "fastrnn/backends"),
             ("kernels/", "kernels"),
+            ("kernels/plan/", "kernels/plan"),
+            ("kernels/triton/", "kernels/triton"),
+            ("kernels/offline/", "kernels/offline"),
             ("bench/", "bench"),
         )
         for path in (ROOT / source).glob("*.py")
@@ -63,7 +66,7 @@ def test_the_wheel_works_from_a_foreign_folder(wheel: Path, tmp_path: Path) -> N
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     program = """
-import torch, fastrnn, fastrnn.kernels.configs, fastrnn.bench.cli
+import torch, fastrnn, fastrnn.kernels.plan.configs, fastrnn.bench.cli
 layer = fastrnn.LSTM(3, 4)
 layer(torch.randn(5, 2, 3))[0].sum().backward()
 fastrnn.explain(layer, torch.randn(5, 2, 3))

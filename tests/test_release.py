@@ -151,6 +151,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
 def test_the_source_distribution_builds_the_wheel(distributions: tuple[Path, Path]) -> None:
     names = zipfile.ZipFile(distributions[1]).namelist()
     folders = {"fastrnn": "fastrnn", "fastrnn/backends": "fastrnn/backends", "kernels": "fastrnn/kernels"}
+    folders |= {f"kernels/{room}": f"fastrnn/kernels/{room}" for room in ("plan", "triton", "offline")}
     folders["bench"] = "fastrnn/bench"
     modules = {f"{to}/{path.name}" for of, to in folders.items() for path in (ROOT / of).glob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
@@ -173,7 +174,7 @@ def test_the_wheel_of_the_source_distribution_works_from_a_foreign_folder(
     site = tmp_path / "site"
     zipfile.ZipFile(distributions[1]).extractall(site)
     program = """
-import torch, fastrnn, fastrnn.bench.cli, fastrnn.kernels.configs
+import torch, fastrnn, fastrnn.bench.cli, fastrnn.kernels.plan.configs
 fastrnn.LSTM(3, 4)(torch.randn(5, 2, 3))[0].sum().backward()
 print(fastrnn.__file__)
 """

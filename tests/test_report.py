@@ -19,9 +19,9 @@ pytest.importorskip("triton")
 
 PROGRAM = """
     import json, sys
-    from fastrnn.kernels.configs import DEVICES, ScanShape, choose, shared_estimate
+    from fastrnn.kernels.plan.configs import DEVICES, ScanShape, choose, shared_estimate
     from fastrnn.kernels.counts import COUNTS
-    from fastrnn.kernels.offline import compile_scan
+    from fastrnn.kernels.offline.report import compile_scan
 
     for arch, cell, backward, dtype, H, B, D, options, schedule, exchange in json.loads(sys.argv[1]):
         device, counts = DEVICES[arch], COUNTS[cell]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from fastrnn.kernels import configs
-from fastrnn.kernels.configs import Device, LaunchConfig, ScanShape
+from fastrnn.kernels.plan import configs
+from fastrnn.kernels.plan.configs import Device, LaunchConfig, ScanShape
 
 if TYPE_CHECKING:
     from fastrnn.cells import Cell
@@ -43,7 +43,7 @@ def interpreting() -> bool:
     """Whether Triton runs its kernels in its interpreter, on the CPU: how tests run them without a GPU."""
     if not _triton_installed():
         return False
-    from fastrnn.kernels.scan import interpreted
+    from fastrnn.kernels.triton.forward import interpreted
 
     return interpreted()
 
@@ -185,7 +185,7 @@ def _settled(
     That is settled before the first launch, not by it: so every call of a process computes with the same launch, and
     what a CUDA graph captures is what ran before. A variant is settled for itself, whatever others were called before.
     """
-    from fastrnn.kernels.launch import SpillsError
+    from fastrnn.kernels.triton.launch import SpillsError
 
     shape = scan_shape(cell, backward, output.dtype, output.shape[1], output.shape[-1], output.shape[2])
     device = device_limits(output.device)
@@ -222,7 +222,7 @@ def scan(
     cells: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`kernels.launch.scan_fwd` under the launch chosen for these sizes."""
-    from fastrnn.kernels.launch import scan_fwd
+    from fastrnn.kernels.triton.launch import scan_fwd
 
     _, B, D, G, H = x.shape
     if state.shape != (cell.states, D, B, H) or weight.shape != (D, G, H, H):
@@ -263,7 +263,7 @@ def scan_backward(
     schedule: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`kernels.launch.scan_bwd`, and the initial state's gradient made whole: `(dx, dr, dstate)`."""
-    from fastrnn.kernels.launch import first_step, scan_bwd
+    from fastrnn.kernels.triton.launch import first_step, scan_bwd
 
     weight = weight.contiguous()
     given = (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fastrnn.backends import aten, fused
-from fastrnn.kernels import configs, peer
+from fastrnn.kernels.plan import configs, peer
 
 if TYPE_CHECKING:
     from fastrnn.dispatch import Problem

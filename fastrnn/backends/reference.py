@@ -128,7 +128,7 @@ def scan_backward(
         dout, dfinal, dcells, dsaved: gradients of output `(T, B, D, H)`, final state `(STATES, D, B, H)`, cells and
             saved, each like its tensor; None for zero.
         weight, state, lengths, resets: as in `scan`.
-        output, cells, saved: as `fastrnn.kernels.launch.scan_fwd` returns them.
+        output, cells, saved: as `fastrnn.kernels.triton.launch.scan_fwd` returns them.
         cell: the cell.
 
     Returns:

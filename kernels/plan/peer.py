@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastrnn.kernels.configs import Device
 from fastrnn.kernels.counts import Counts
+from fastrnn.kernels.plan.configs import Device
 
 # How many times as long as torch's kernels ours may take, by both models, or by how much in a pass: below that, models
 # fitted to nothing measured cannot tell, and what ours do besides (the same bits always, second derivatives) counts.

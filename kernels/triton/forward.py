@@ -38,11 +38,11 @@ import triton
 import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
 
-from fastrnn.kernels.cells import STEPS
-from fastrnn.kernels.configs import LaunchConfig
 from fastrnn.kernels.counts import Counts
-from fastrnn.kernels.matmul import contract, load_resident, multiply
-from fastrnn.kernels.rows import (
+from fastrnn.kernels.plan.configs import LaunchConfig
+from fastrnn.kernels.triton.cells import STEPS
+from fastrnn.kernels.triton.matmul import contract, load_resident, multiply
+from fastrnn.kernels.triton.rows import (
     active_steps,
     either_row,
     first_time,
@@ -55,8 +55,8 @@ from fastrnn.kernels.rows import (
     unpack_state,
     unpack_step,
 )
-from fastrnn.kernels.sync import COUNTER_STRIDE, arrive, wait
-from fastrnn.kernels.tiles import (
+from fastrnn.kernels.triton.sync import COUNTER_STRIDE, arrive, wait
+from fastrnn.kernels.triton.tiles import (
     add_bias,
     load_packed,
     load_tiles,

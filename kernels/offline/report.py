@@ -16,9 +16,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastrnn.kernels.configs import LaunchConfig
 from fastrnn.kernels.counts import Counts
-from fastrnn.kernels.scan import (
+from fastrnn.kernels.plan.configs import LaunchConfig
+from fastrnn.kernels.triton.forward import (
     launch_options,
     phases,
     scan_bwd_kernel,

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrnn.kernels.configs import LaunchConfig
 from fastrnn.kernels.counts import Counts
-from fastrnn.kernels.scan import (
+from fastrnn.kernels.plan.configs import LaunchConfig
+from fastrnn.kernels.triton.forward import (
     launch_options,
     phases,
     scan_bwd_kernel,
@@ -21,7 +21,7 @@ from fastrnn.kernels.scan import (
     scan_fwd_kernel,
     steps,
 )
-from fastrnn.kernels.sync import COUNTER_STRIDE
+from fastrnn.kernels.triton.sync import COUNTER_STRIDE
 
 _ALIGNMENT = 16  # bytes, the widest load there is
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
