@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from fastrnn.bench import record
 from fastrnn.bench.table import Column, emit, heading, line
 from fastrnn.kernels.counts import COUNTS
-from fastrnn.kernels.plan import configs
-from fastrnn.kernels.plan.configs import LaunchConfig
+from fastrnn.kernels.plan.choice import choose
+from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
+from fastrnn.kernels.plan.devices import DEVICES
 
 if TYPE_CHECKING:
     from fastrnn.kernels.offline.report import Report
@@ -67,7 +68,7 @@ class Job:
 
     def config(self) -> LaunchConfig | None:
         counts = COUNTS[self.cell]
-        shape = configs.ScanShape(
+        shape = ScanShape(
             counts.gates,
             self.backward,
             ELEMENT_BYTES[self.dtype],
@@ -76,7 +77,7 @@ class Job:
             self.directions,
             inner=counts.inner,
         )
-        return configs.choose(shape, configs.DEVICES[self.arch], self.schedule)
+        return choose(shape, DEVICES[self.arch], self.schedule)
 
 
 def jobs(
@@ -102,11 +103,9 @@ def unavailable() -> str | None:
     """Why there can be no report here, or None."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed; the kernel report needs its compiler"
-    from triton.runtime.interpreter import InterpretedFunction
+    from fastrnn.kernels.triton.constants import interpreted
 
-    from fastrnn.kernels.triton.forward import scan_fwd_kernel
-
-    if isinstance(scan_fwd_kernel, InterpretedFunction):
+    if interpreted():
         return "TRITON_INTERPRET is set, so Triton interprets the kernels and compiles none; unset it for this report"
     return None
 
@@ -120,7 +119,7 @@ def _compile(job: Job, config: LaunchConfig) -> Report | str:
     """In a worker process: the report, or what the compiler said; not every exception of Triton's can be sent home."""
     from fastrnn.kernels.offline.report import compile_scan
 
-    capability = configs.DEVICES[job.arch].capability
+    capability = DEVICES[job.arch].capability
     try:
         return compile_scan(COUNTS[job.cell], job.backward, job.dtype, job.H, job.directions, config, capability)
     except Exception as error:
@@ -129,7 +128,7 @@ def _compile(job: Job, config: LaunchConfig) -> Report | str:
 
 def _row(job: Job, config: LaunchConfig | None, report: Report | str | None) -> dict[str, Any]:
     """One object of the report, the same keys in each; `status` is "ok" or says what is wrong."""
-    limit = configs.DEVICES[job.arch].shared_bytes
+    limit = DEVICES[job.arch].shared_bytes
     found = None if isinstance(report, str) else report
     if config is None:
         status = "no launch"

@@ -10,8 +10,8 @@ import torch
 from fastrnn.backends import fused
 from fastrnn.bench.cases import Case
 from fastrnn.cells import CELLS
-from fastrnn.kernels.plan import configs
-from fastrnn.kernels.plan.configs import Device
+from fastrnn.kernels.plan import cost
+from fastrnn.kernels.plan.devices import Device
 
 _SCHEDULES = ("persistent", "stepwise")
 
@@ -27,7 +27,7 @@ def limit_us(case: Case, device: Device) -> float | None:
             CELLS[case.cell], backward, dtype, case.B, case.H, 2 if case.bidirectional else 1, case.train
         )
         launches = ((schedule, fused.choose(shape, device, schedule)) for schedule in _SCHEDULES)
-        costs = [configs.step_cost(shape, config, device) for _, config in launches if config is not None]
+        costs = [cost.step_cost(shape, config, device) for _, config in launches if config is not None]
         if not costs:
             return None
         total += min(costs)

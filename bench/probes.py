@@ -1,4 +1,4 @@
-"""Kernels that measure one constant of kernels/plan/configs.py each; `machine` launches and times them.
+"""Kernels that measure one constant of kernels/plan/devices.py each; `machine` launches and times them.
 
 Every loop has an end that is given, and every wait gives up (`sync.SPIN_LIMIT`): an error, never a hung GPU.
 """

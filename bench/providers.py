@@ -20,7 +20,7 @@ from fastrnn.bench.cases import Case
 from fastrnn.dispatch import select
 from fastrnn.kernels.counts import COUNTS
 from fastrnn.kernels.plan import peer
-from fastrnn.kernels.plan.configs import DEVICES
+from fastrnn.kernels.plan.devices import DEVICES
 
 State = dict[str, Tensor]
 Builder = Callable[[Case, State, torch.device], nn.Module]

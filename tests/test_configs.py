@@ -11,17 +11,10 @@ pytest.importorskip("hypothesis")  # `make test-gpu` does without
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrnn.kernels.plan.configs import (
-    DEVICES,
-    Device,
-    LaunchConfig,
-    ScanShape,
-    candidates,
-    choose,
-    shared_bytes,
-    shared_estimate,
-    step_cost,
-)
+from fastrnn.kernels.plan.choice import candidates, choose
+from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
+from fastrnn.kernels.plan.cost import shared_estimate, step_cost
+from fastrnn.kernels.plan.devices import DEVICES, Device, shared_bytes
 
 SHAPES = st.builds(
     ScanShape,

@@ -23,7 +23,10 @@ from fastrnn.cells import CELLS
 from fastrnn.dispatch import Problem, explanation, select
 from fastrnn.kernels.counts import COUNTS
 from fastrnn.kernels.plan import peer
-from fastrnn.kernels.plan.configs import DEVICES, Device, ScanShape, candidates, choose, launch_cost, step_cost
+from fastrnn.kernels.plan.choice import candidates, choose
+from fastrnn.kernels.plan.configs import ScanShape
+from fastrnn.kernels.plan.cost import launch_cost, step_cost
+from fastrnn.kernels.plan.devices import DEVICES, Device
 
 H100 = DEVICES["sm_90"]
 CUDA = torch.device("cuda", 0)

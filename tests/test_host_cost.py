@@ -14,7 +14,9 @@ from support import compiling_environment
 from torch import nn
 
 import fastrnn
-from fastrnn.kernels.plan.configs import DEVICES, ScanShape, choose
+from fastrnn.kernels.plan.choice import choose
+from fastrnn.kernels.plan.configs import ScanShape
+from fastrnn.kernels.plan.devices import DEVICES
 
 
 def _microseconds(*calls: Callable[[], object]) -> list[float]:
@@ -43,7 +45,8 @@ def test_sizes_that_vary_are_not_compiled_in() -> None:
     """T, B and the positions of a launch are plain run-time arguments, which Triton does not specialise on."""
     pytest.importorskip("triton")
     program = (
-        "from fastrnn.kernels.triton.forward import scan_fwd_kernel as f, scan_bwd_kernel as b\n"
+        "from fastrnn.kernels.triton.forward import scan_fwd_kernel as f\n"
+        "from fastrnn.kernels.triton.backward import scan_bwd_kernel as b\n"
         "for k in (f, b): print(*[p.name for p in k.params if not p.is_constexpr and p.do_not_specialize])"
     )
     result = subprocess.run(

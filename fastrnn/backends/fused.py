@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from fastrnn.kernels.plan import configs
-from fastrnn.kernels.plan.configs import Device, LaunchConfig, ScanShape
+from fastrnn.kernels.plan import choice, devices
+from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
+from fastrnn.kernels.plan.devices import Device
 
 if TYPE_CHECKING:
     from fastrnn.cells import Cell
@@ -43,7 +44,7 @@ def interpreting() -> bool:
     """Whether Triton runs its kernels in its interpreter, on the CPU: how tests run them without a GPU."""
     if not _triton_installed():
         return False
-    from fastrnn.kernels.triton.forward import interpreted
+    from fastrnn.kernels.triton.constants import interpreted
 
     return interpreted()
 
@@ -56,7 +57,7 @@ def _cuda_limits(index: int) -> Device:
         name=properties.name,
         capability=capability,
         sms=properties.multi_processor_count,
-        shared_bytes=configs.shared_bytes(capability),
+        shared_bytes=devices.shared_bytes(capability),
     )
 
 
@@ -64,7 +65,7 @@ def device_limits(device: torch.device) -> Device:
     """The limits that launches on `device` are chosen by; the interpreter plays an H100."""
     if device.type == "cuda":
         return _cuda_limits(torch.cuda.current_device() if device.index is None else device.index)
-    return configs.DEVICES["sm_90"]
+    return devices.DEVICES["sm_90"]
 
 
 def unmet_requirement(problem: Problem) -> str | None:
@@ -95,13 +96,13 @@ def declined() -> str | None:
 
 @functools.lru_cache(maxsize=4096)
 def choose(shape: ScanShape, device: Device, schedule: str) -> LaunchConfig | None:
-    """`configs.choose`, remembered: a call's overhead is counted in microseconds."""
-    chosen = configs.choose(shape, device, schedule)
+    """`choice.choose`, remembered: a call's overhead is counted in microseconds."""
+    chosen = choice.choose(shape, device, schedule)
     if chosen is None or chosen.exchange == "none" or not interpreting():
         return chosen
     # The interpreter runs programs one after another, and whether the best launch waits depends on the batch, which the
     # choice of a backend leaves open: of the launches that fit, it takes the one without an exchange.
-    return next((c for c in configs.candidates(shape, device, schedule) if c.exchange == "none"), chosen)
+    return next((c for c in choice.candidates(shape, device, schedule) if c.exchange == "none"), chosen)
 
 
 def tf32_allowed() -> bool:
@@ -165,7 +166,7 @@ def _ranked(shape: ScanShape, device: Device, schedule: str) -> Iterator[LaunchC
     if first is None:
         raise RuntimeError(f"no {schedule} launch fits this device for {shape}; pass backend='aten'")
     yield first
-    for config in configs.ranked(shape, device, schedule):
+    for config in choice.ranked(shape, device, schedule):
         # What the interpreter cannot run comes first or not at all.
         if config != first and not (interpreting() and config.exchange != "none"):
             yield config

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fastrnn.backends import aten, fused
-from fastrnn.kernels.plan import configs, peer
+from fastrnn.kernels.plan import cost, peer
 
 if TYPE_CHECKING:
     from fastrnn.dispatch import Problem
@@ -51,7 +51,7 @@ def ours_us(problem: Problem) -> float | None:
     passes = fused.passes(problem)
     for schedule in ("persistent", "stepwise"):
         launches = [(shape, fused.choose(shape, device, schedule)) for shape in passes]
-        costs = [configs.step_cost(shape, config, device) for shape, config in launches if config is not None]
+        costs = [cost.step_cost(shape, config, device) for shape, config in launches if config is not None]
         if len(costs) == len(passes):
             return sum(costs) * problem.layers
     return None

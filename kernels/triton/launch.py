@@ -13,14 +13,9 @@ from torch import Tensor
 
 from fastrnn.kernels.counts import Counts
 from fastrnn.kernels.plan.configs import LaunchConfig
-from fastrnn.kernels.triton.forward import (
-    launch_options,
-    phases,
-    scan_bwd_kernel,
-    scan_constants,
-    scan_fwd_kernel,
-    steps,
-)
+from fastrnn.kernels.triton.backward import scan_bwd_kernel
+from fastrnn.kernels.triton.constants import launch_options, phases, scan_constants, steps
+from fastrnn.kernels.triton.forward import scan_fwd_kernel
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE
 
 _ALIGNMENT = 16  # bytes, the widest load there is
