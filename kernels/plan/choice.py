@@ -47,13 +47,16 @@ def _spread(shape: ScanShape, device: Device, schedule: str, exchange: str) -> I
                 )
 
 
-def candidates(shape: ScanShape, device: Device, schedule: str, exchange: str | None = None) -> Iterator[LaunchConfig]:
-    """Every launch that is known to work for `shape`; of one exchange, where it is given."""
+def every(shape: ScanShape, device: Device, schedule: str, exchange: str | None = None) -> Iterator[LaunchConfig]:
+    """Every launch that is thought of for `shape`; of one exchange, where it is given."""
     exchanges = ("none",) if schedule == "stepwise" else ("flag", "barrier") if exchange is None else (exchange,)
     spread = itertools.chain.from_iterable(_spread(shape, device, schedule, kind) for kind in exchanges)
-    for config in itertools.chain(_solo(shape, schedule), spread):
-        if fits(shape, config, device):
-            yield config
+    return itertools.chain(_solo(shape, schedule), spread)
+
+
+def candidates(shape: ScanShape, device: Device, schedule: str, exchange: str | None = None) -> Iterator[LaunchConfig]:
+    """Those that are known to work."""
+    return (config for config in every(shape, device, schedule, exchange) if fits(shape, config, device))
 
 
 def ranked(shape: ScanShape, device: Device, schedule: str, exchange: str | None = None) -> list[LaunchConfig]:
