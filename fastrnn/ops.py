@@ -20,6 +20,7 @@ from torch import Tensor
 from fastrnn.backends import aten, aten_scan, aten_scan_backward, fused, reference
 from fastrnn.cells import CELLS, Cell
 from fastrnn.checks import jit_tracing
+from fastrnn.kernels.tensors import Inputs, Kept, Upstream
 from fastrnn.packing import padding_of
 
 _LIBRARY = torch.library.Library("fastrnn", "DEF")
@@ -89,7 +90,7 @@ def _scan_layer(
     if backend == aten.NAME:
         output, final, cells, saved = aten_scan.scan(*given, save, keep_cells)
     else:
-        output, final, cells, saved = fused.scan(*given, backend, save, keep_cells)
+        output, final, cells, saved = fused.scan(Inputs(*given[:6]), CELLS[cell], backend, save, keep_cells)
     if CELLS[cell].states > 1:
         h, c = final[0].clone(), final[1].clone()
     else:
@@ -113,10 +114,11 @@ def _scan_backward(
     cell: str,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    given = (dout, dfinal, dcells, weight, state, lengths, resets, output, cells, saved, CELLS[cell])
-    dx, dr, dstate = (
-        aten_scan_backward.scan_backward(*given) if backend == aten.NAME else fused.scan_backward(*given, backend)
-    )
+    given = (dout, dfinal, dcells, weight, state, lengths, resets, output, cells, saved)
+    if backend == aten.NAME:
+        dx, dr, dstate = aten_scan_backward.scan_backward(*given, CELLS[cell])
+    else:
+        dx, dr, dstate = fused.scan_backward(Upstream(*given[:3]), Kept(*given[3:]), CELLS[cell], backend)
     # An operator's outputs may not be one tensor: where dr is dx, it comes back empty.
     return dx, dr if CELLS[cell].splits_bias else dr.new_empty(0), dstate
 

@@ -451,7 +451,7 @@ def test_autocast_runs_in_its_dtype(dtype: torch.dtype, monkeypatch: pytest.Monk
     original = fused.scan
 
     def spy(*args: Any) -> Any:
-        seen.append(args[0].dtype)
+        seen.append(args[0].x.dtype)
         return original(*args)
 
     monkeypatch.setattr(fused, "scan", spy)

@@ -113,7 +113,8 @@ def test_warmup_calls_as_the_layer_will_be_called(
     original = launch._launch
 
     def spy(*args: object) -> None:
-        consts = next(a for a in args if isinstance(a, dict))
+        consts = args[7]
+        assert isinstance(consts, dict)
         kernels.append({name: value for name, value in consts.items() if name.isupper()})
         original(*args)  # type: ignore[arg-type]  # passed through
 

@@ -19,6 +19,7 @@ from support import relative_error
 import fastrnn
 from fastrnn.backends import fused
 from fastrnn.kernels.plan.configs import LaunchConfig
+from fastrnn.kernels.tensors import Inputs, Kept, Upstream
 from fastrnn.kernels.triton import launch
 
 Verdict = Callable[[LaunchConfig, dict[str, Any]], int]
@@ -138,7 +139,7 @@ class Kernel:
 def test_the_compiler_is_asked_before_the_launch(words: int, limit: int | None, launched: bool) -> None:
     kernel, tensor = Kernel(words), torch.zeros(4)
     config = LaunchConfig("stepwise", "streamed", "none", 16, 16, 128, 1, 1, 4, 4, 1)
-    given = (kernel, config, (tensor,), tensor, (1, 3, 1, 16), False, ("outer", "inner"), {}, limit)
+    given = (kernel, config, {"x_ptr": tensor}, tensor, (1, 3, 1, 16), False, ("outer", "inner"), {}, limit)
     if launched:
         launch._launch(*given)
     else:
@@ -155,16 +156,19 @@ def test_a_kernel_compiled_in_another_thread_is_waited_for() -> None:
 
 def test_tensors_start_where_the_kernels_reckon_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels tell the compiler that rows of whole 16 bytes are aligned; a view need not be."""
-    seen: list[tuple[torch.Tensor, ...]] = []
+    seen: list[dict[str, torch.Tensor]] = []
     monkeypatch.setattr(launch, "_launch", lambda kernel, config, pointers, *rest: seen.append(pointers))
     config = LaunchConfig("stepwise", "streamed", "none", 16, 16, 128, 1, 1, 4, 4, 1)
     counts = fastrnn.cells.CELLS["rnn_tanh"]
     state = torch.zeros(8 * 3 + 1)[1:].view(1, 1, 3, 8)
     assert state.data_ptr() % 16
     x, weight = torch.zeros(2, 3, 1, 1, 8), torch.zeros(1, 1, 8, 8)
-    output = launch.scan_fwd(x, weight, None, state, None, None, counts, config, "ieee", True, False)[0]
+    output = launch.scan_fwd(Inputs(x, weight, None, state, None, None), counts, config, "ieee", True, False).output
     shifted = torch.zeros(output.numel() + 1)[1:].view_as(output)
     empty = output.new_empty(2, 3, 1, 0, 8)
-    launch.scan_bwd(None, state, None, weight, state, None, None, shifted, empty, empty, counts, config, "ieee")
+    kept = Kept(weight, state, None, None, shifted, empty, empty)
+    launch.scan_bwd(Upstream(None, state, None), kept, counts, config, "ieee")
     forward, backward = seen
-    assert all(tensor.data_ptr() % 16 == 0 for tensor in (forward[3], backward[3], backward[6]))
+    assert all(
+        tensor.data_ptr() % 16 == 0 for tensor in (forward["state_ptr"], backward["state_ptr"], backward["h_ptr"])
+    )

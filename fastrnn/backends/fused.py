@@ -17,6 +17,7 @@ from torch import Tensor
 from fastrnn.kernels.plan import choice, devices
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
 from fastrnn.kernels.plan.devices import Device
+from fastrnn.kernels.tensors import Gradients, Inputs, Kept, Results, Upstream
 
 if TYPE_CHECKING:
     from fastrnn.cells import Cell
@@ -210,37 +211,25 @@ def _settled(
     return run(variants[variant], None)
 
 
-def scan(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    cell: Cell,
-    schedule: str,
-    save: bool,
-    cells: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`kernels.launch.scan_fwd` under the launch chosen for these sizes."""
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
+def scan(inputs: Inputs, cell: Cell, schedule: str, save: bool, cells: bool) -> Results:
+    """`kernels.triton.launch.scan_fwd` under the launch chosen for these sizes."""
     from fastrnn.kernels.triton.launch import scan_fwd
 
+    x, weight, bias, state, lengths, resets = inputs
     _, B, D, G, H = x.shape
     if state.shape != (cell.states, D, B, H) or weight.shape != (D, G, H, H):
         # The kernels address memory by the sizes of x alone.
         raise RuntimeError(f"state {tuple(state.shape)} and weight {tuple(weight.shape)} do not fit x {tuple(x.shape)}")
-    given = (
-        x.contiguous(),
-        weight.contiguous(),
-        None if bias is None else bias.contiguous(),
-        state.contiguous(),
-        lengths,
-        None if resets is None else resets.contiguous(),
-        cell,
+    inputs = Inputs(
+        x.contiguous(), weight.contiguous(), _contiguous(bias), state.contiguous(), lengths, _contiguous(resets)
     )
     precision = "tf32" if tf32_allowed() else "ieee"
     return _settled(
-        lambda config, spill_limit: scan_fwd(*given, config, precision, save, cells, spill_limit),
+        lambda config, spill_limit: scan_fwd(inputs, cell, config, precision, save, cells, spill_limit),
         cell,
         False,
         x,
@@ -249,45 +238,19 @@ def scan(
     )
 
 
-def scan_backward(
-    dout: Tensor | None,
-    dfinal: Tensor | None,
-    dcells: Tensor | None,
-    weight: Tensor,
-    state: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    output: Tensor,
-    cells: Tensor,
-    saved: Tensor,
-    cell: Cell,
-    schedule: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`kernels.launch.scan_bwd`, and the initial state's gradient made whole: `(dx, dr, dstate)`."""
-    from fastrnn.kernels.triton.launch import first_step, scan_bwd
+def scan_backward(upstream: Upstream, kept: Kept, cell: Cell, schedule: str) -> Gradients:
+    """`kernels.triton.launch.scan_bwd` under the launch chosen for these sizes."""
+    from fastrnn.kernels.triton.launch import scan_bwd
 
-    weight = weight.contiguous()
-    given = (
-        None if dout is None else dout.contiguous(),
-        torch.zeros_like(state, memory_format=torch.contiguous_format) if dfinal is None else dfinal.contiguous(),
-        None if dcells is None else dcells.contiguous(),
-        weight,
-        state.contiguous(),
-        lengths,
-        None if resets is None else resets.contiguous(),
-        output,
-        cells,
-        saved,
-        cell,
-    )
+    weight, state, lengths, resets, output, others, saved = kept
+    kept = Kept(weight.contiguous(), state.contiguous(), lengths, _contiguous(resets), output, others, saved)
+    upstream = Upstream(*map(_contiguous, upstream))
     precision = "tf32" if tf32_allowed() else "ieee"
-    dx, dr, dstate = _settled(
-        lambda config, spill_limit: scan_bwd(*given, config, precision, spill_limit),
+    return _settled(
+        lambda config, spill_limit: scan_bwd(upstream, kept, cell, config, precision, spill_limit),
         cell,
         True,
         output,
         schedule,
-        (lengths is not None, resets is not None, dout is not None, dcells is not None),
+        (lengths is not None, resets is not None, upstream.output is not None, upstream.cells is not None),
     )
-    dstate[0] += first_step(dr, weight, lengths, resets, cell)
-    return dx, dr, dstate.to(state.dtype)

@@ -6,13 +6,14 @@ Plain functions of tensors: nothing here records gradients, chooses a configurat
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastrnn.kernels.counts import Counts
 from fastrnn.kernels.plan.configs import LaunchConfig
+from fastrnn.kernels.tensors import Gradients, Inputs, Kept, Results, Upstream
 from fastrnn.kernels.triton.backward import scan_bwd_kernel
 from fastrnn.kernels.triton.constants import launch_options, phases, scan_constants, steps
 from fastrnn.kernels.triton.forward import scan_fwd_kernel
@@ -20,6 +21,35 @@ from fastrnn.kernels.triton.sync import COUNTER_STRIDE
 
 _ALIGNMENT = 16  # bytes, the widest load there is
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class ForwardBuffers(NamedTuple):
+    """What a forward launch has besides its inputs; shapes as in `scan_fwd_kernel`. What is None is not stored.
+
+    Attributes:
+        carry_in, carry_out: the states before the first step and after the last; one tensor where steps are launched.
+        output, cells, saved: results.
+        inner: `inner_operand`.
+        counter: `counters`.
+    """
+
+    carry_in: Tensor
+    carry_out: Tensor
+    output: Tensor
+    inner: Tensor | None
+    cells: Tensor | None
+    saved: Tensor | None
+    counter: Tensor
+
+
+class BackwardBuffers(NamedTuple):
+    """The same of a backward launch; shapes as in `scan_bwd_kernel`."""
+
+    carry_in: Tensor
+    carry_out: Tensor
+    dx: Tensor
+    dr: Tensor
+    counter: Tensor
 
 
 def _accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -79,36 +109,35 @@ def spilled_words(kernel: Any) -> int:
 def _launch(
     kernel: Any,
     config: LaunchConfig,
-    pointers: tuple[Tensor, ...],
+    pointers: dict[str, Tensor],
     counter: Tensor,
-    shape: tuple[int, int, int, int],
+    sizes: tuple[int, int, int, int],
     backward: bool,
-    phases: tuple[str, ...],
-    consts: dict[str, Any],
+    order: tuple[str, ...],
+    constants: dict[str, Any],
     spill_limit: int | None,
 ) -> None:
-    """Launch `kernel` over all steps and all batch rows, in processing order, each step in `phases`.
+    """Launch `kernel` over all T steps and all B rows of `sizes` (T, B, D, H), in processing order, each step in the
+    phases of `order`.
 
     With a `spill_limit` it is compiled first, and SpillsError is raised instead where it spills more than that.
 
     Under the persistent schedule each wave of batch tiles is one launch; a launch whose programs wait for each other is
     cooperative, so a grid that does not fit is refused by the driver rather than left hanging.
     """
-    T, B, D, H = shape
+    T, B, D, H = sizes
     units = -(-H // config.block_h)
     tiles = -(-B // config.block_b)
     if config.schedule == "persistent":
         spans = [(0, T)]
     else:
         spans = [(step, step + 1) for step in (reversed(range(T)) if backward else range(T))]
-    options = consts | launch_options(config)
-    device = pointers[0].device
+    given = pointers | {"T": T, "B": B} | constants | launch_options(config)
+    device = counter.device
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         if spill_limit is not None:
-            given = (*pointers, counter, T, B, 0, 1, 0)
-            words = sum(
-                spilled_words(kernel.warmup(*given, grid=(1, 1, 1), PHASE=phase, **options)) for phase in phases
-            )
+            start = {"counter_ptr": counter, "step0": 0, "step1": 1, "batch0": 0, "grid": (1, 1, 1)}
+            words = sum(spilled_words(kernel.warmup(**given, **start, PHASE=phase)) for phase in order)
             if words > spill_limit:
                 raise SpillsError(words)
         for step0, step1 in spans:
@@ -116,214 +145,192 @@ def _launch(
                 grid = (units, min(config.batch_tiles, tiles - tile0), D)
                 arrivals = counter[wave] if config.exchange == "barrier" else counter
                 first = tile0 * config.block_b
-                for phase in phases:
-                    kernel[grid](*pointers, arrivals, T, B, step0, step1, first, PHASE=phase, **options)
+                for phase in order:
+                    kernel[grid](**given, counter_ptr=arrivals, step0=step0, step1=step1, batch0=first, PHASE=phase)
 
 
-def _flags(resets: Tensor | None, unused: Tensor) -> Tensor:
+def _flags(resets: Tensor | None) -> Tensor | None:
     """`resets` as integers: Triton's pointers to booleans are to single bits."""
-    return unused if resets is None else resets.view(torch.int8)
+    return None if resets is None else resets.view(torch.int8)
+
+
+def _pointers(stand_in: Tensor, **tensors: Tensor | None) -> dict[str, Tensor]:
+    """The kernel's pointers by name. One that its flags leave unused still has to be one: `stand_in`."""
+    return {f"{name}_ptr": stand_in if tensor is None else tensor for name, tensor in tensors.items()}
 
 
 def launch_fwd(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    carry_in: Tensor,
-    carry_out: Tensor,
-    output: Tensor,
-    inner: Tensor | None,
-    cells: Tensor | None,
-    saved: Tensor | None,
-    counter: Tensor,
+    inputs: Inputs,
+    buffers: ForwardBuffers,
     counts: Counts,
     config: LaunchConfig,
     precision: str,
     spill_limit: int | None = None,
 ) -> None:
-    """Launch the forward scan on given tensors; shapes as in `scan_fwd_kernel`. What is None is not stored."""
+    """Launch the forward scan on given tensors."""
+    x, weight, bias, state, lengths, resets = inputs
     T, B, D, _, H = x.shape
-    state = _aligned(state)
     order = phases(counts, config)
-    outer = x
+    outer = None
     if len(order) > 1:
         outer = x.new_empty((counts.gates - counts.inner, D, B, H), dtype=_accumulator(x.dtype))
-    # A pointer that the kernel's flags leave unused still has to be one: x stands in.
-    pointers = (
-        x, weight, x if bias is None else bias, state, x if lengths is None else lengths, _flags(resets, x), carry_in,
-        carry_out, output, x if inner is None else inner, outer, x if cells is None else cells,
-        x if saved is None else saved,
-    )  # fmt: skip
-    consts = scan_constants(counts, config, H, D, precision, _name(x.dtype)) | steps(counts, False)
-    consts |= {
+    pointers = _pointers(
+        x,
+        x=x,
+        weight=weight,
+        bias=bias,
+        state=_aligned(state),
+        lengths=lengths,
+        resets=_flags(resets),
+        carry_in=buffers.carry_in,
+        carry_out=buffers.carry_out,
+        h=buffers.output,
+        inner=buffers.inner,
+        outer=outer,
+        cells=buffers.cells,
+        saved=buffers.saved,
+    )
+    constants = scan_constants(counts, config, H, D, precision, _name(x.dtype)) | steps(counts, False)
+    constants |= {
         "HAS_BIAS": bias is not None,
         "HAS_LENGTHS": lengths is not None,
         "HAS_RESETS": resets is not None,
-        "STORE_CELLS": cells is not None,
-        "STORE_SAVED": saved is not None,
+        "STORE_CELLS": buffers.cells is not None,
+        "STORE_SAVED": buffers.saved is not None,
     }
-    _launch(scan_fwd_kernel, config, pointers, counter, (T, B, D, H), False, order, consts, spill_limit)
+    sizes = (T, B, D, H)
+    _launch(scan_fwd_kernel, config, pointers, buffers.counter, sizes, False, order, constants, spill_limit)
 
 
 def launch_bwd(
-    dout: Tensor | None,
-    dcells: Tensor | None,
-    weight: Tensor,
-    state: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    output: Tensor,
-    cells: Tensor,
-    saved: Tensor,
-    carry_in: Tensor,
-    carry_out: Tensor,
-    dx: Tensor,
-    dr: Tensor,
-    counter: Tensor,
+    upstream: Upstream,
+    kept: Kept,
+    buffers: BackwardBuffers,
     counts: Counts,
     config: LaunchConfig,
     precision: str,
     spill_limit: int | None = None,
 ) -> None:
-    """Launch the backward scan on given tensors; shapes as in `scan_bwd_kernel`."""
-    T, B, D, H = output.shape
-    state, output, cells = _aligned(state), _aligned(output), _aligned(cells)
-    pointers = (
-        output if dout is None else dout, output if dcells is None else dcells, weight, state,
-        output if lengths is None else lengths, _flags(resets, output), output, cells, saved, carry_in, carry_out, dx,
-        dr,
-    )  # fmt: skip
-    consts = scan_constants(counts, config, H, D, precision, _name(output.dtype)) | steps(counts, True)
-    consts |= {
-        "HAS_DOUT": dout is not None,
+    """Launch the backward scan on given tensors."""
+    T, B, D, H = kept.output.shape
+    output = _aligned(kept.output)
+    pointers = _pointers(
+        output,
+        dout=upstream.output,
+        dcells=upstream.cells,
+        weight=kept.weight,
+        state=_aligned(kept.state),
+        lengths=kept.lengths,
+        resets=_flags(kept.resets),
+        h=output,
+        cells=_aligned(kept.cells),
+        saved=kept.saved,
+        carry_in=buffers.carry_in,
+        carry_out=buffers.carry_out,
+        dx=buffers.dx,
+        dr=buffers.dr,
+    )
+    constants = scan_constants(counts, config, H, D, precision, _name(output.dtype)) | steps(counts, True)
+    constants |= {
+        "HAS_DOUT": upstream.output is not None,
         # A cell whose only state is h has no others for a gradient to come to.
-        "HAS_DCELLS": dcells is not None and counts.states > 1,
-        "HAS_LENGTHS": lengths is not None,
-        "HAS_RESETS": resets is not None,
+        "HAS_DCELLS": upstream.cells is not None and counts.states > 1,
+        "HAS_LENGTHS": kept.lengths is not None,
+        "HAS_RESETS": kept.resets is not None,
         "STORE_DX": counts.splits_bias,
     }
-    order = phases(counts, config)
-    _launch(scan_bwd_kernel, config, pointers, counter, (T, B, D, H), True, order, consts, spill_limit)
+    order, sizes = phases(counts, config), (T, B, D, H)
+    _launch(scan_bwd_kernel, config, pointers, buffers.counter, sizes, True, order, constants, spill_limit)
 
 
 def scan_fwd(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
+    inputs: Inputs,
     counts: Counts,
     config: LaunchConfig,
     precision: str,
     save: bool,
     cells: bool,
     spill_limit: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> Results:
     """Run the forward scan.
 
     Args:
-        x: `(T, B, D, GATES, H)`, contiguous, as are all the others.
-        weight: `(D, GATES, H, H)`.
-        bias: `(D, GATES, H)` or None.
-        state: `(STATES, D, B, H)`.
-        lengths: `(B,)` int32 or None: a row at or past its length keeps its state.
-        resets: `(T, B)` bool or None: a row starts from zero state where it is cut, see `rows.load_cut`.
+        inputs: all of them contiguous.
         counts, config, precision: the cell, how to launch it, and the `input_precision` of float32 products.
         save: whether to keep what backward needs.
         cells: whether to keep the cells without that.
         spill_limit: how many registers the kernel may spill; None for any number.
 
-    Returns:
-        output `(T, B, D, H)`; the final state, like `state`; cells, the states other than h after every step,
-        `(T, B, D, STATES - 1, H)`; saved `(T, B, D, SAVED, H)`. Without `save` saved is empty, and so is cells without
-        either. All are zero where a row is at or past its length, but for the final state.
-
     Raises:
         SpillsError: the kernel spills more than `spill_limit`.
     """
+    x, state = inputs.x, inputs.state
     T, B, D, _, H = x.shape
-    output = exchange_buffer(config, T, B, D, H, like=x)
-    kept = x.new_empty((T, B, D, counts.states - 1, H)) if save or cells else None
-    saved = x.new_empty((T, B, D, counts.saved, H)) if save else None
     persistent = config.schedule == "persistent"
     carry_in = state if persistent else state.to(_accumulator(x.dtype), copy=True)
-    carry_out = torch.empty_like(state) if persistent else carry_in
-    launch_fwd(
-        x, weight, bias, state, lengths, resets, carry_in, carry_out, output, inner_operand(counts, config, x), kept,
-        saved, counters(config, B, D, x), counts, config, precision, spill_limit,
-    )  # fmt: skip
-    nothing = x.new_empty(0)
-    return (
-        output,
-        carry_out.to(state.dtype),
-        nothing if kept is None else kept,
-        torch.empty_like(nothing) if saved is None else saved,
+    buffers = ForwardBuffers(
+        carry_in,
+        torch.empty_like(state) if persistent else carry_in,
+        exchange_buffer(config, T, B, D, H, like=x),
+        inner_operand(counts, config, x),
+        x.new_empty((T, B, D, counts.states - 1, H)) if save or cells else None,
+        x.new_empty((T, B, D, counts.saved, H)) if save else None,
+        counters(config, B, D, x),
+    )
+    launch_fwd(inputs, buffers, counts, config, precision, spill_limit)
+    return Results(
+        buffers.output,
+        buffers.carry_out.to(state.dtype),
+        x.new_empty(0) if buffers.cells is None else buffers.cells,
+        x.new_empty(0) if buffers.saved is None else buffers.saved,
     )
 
 
 def scan_bwd(
-    dout: Tensor | None,
-    dfinal: Tensor,
-    dcells: Tensor | None,
-    weight: Tensor,
-    state: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    output: Tensor,
-    cells: Tensor,
-    saved: Tensor,
+    upstream: Upstream,
+    kept: Kept,
     counts: Counts,
     config: LaunchConfig,
     precision: str,
     spill_limit: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the backward scan.
-
-    Args:
-        dout: gradient of the output, `(T, B, D, H)`, or None for zero.
-        dfinal: gradient of the final state, `(STATES, D, B, H)`.
-        dcells: gradient of the cells, `(T, B, D, STATES - 1, H)`, or None for zero.
-        weight, state, lengths, resets: as given to `scan_fwd`.
-        output, cells, saved: as `scan_fwd` returned them.
-        counts, config, precision, spill_limit: as for `scan_fwd`, which also says what is raised.
-
-    Returns:
-        dx and dr, the gradients of the gates' input and recurrent parts, `(T, B, D, GATES, H)`, one and the same
-        tensor where `counts.splits_bias` is false, zero at or past a row's length; and the part of the initial state's
-        gradient, in the accumulation dtype, that did not go through the matmul of each row's first step: `first_step`
-        has the rest.
-    """
+) -> Gradients:
+    """Run the backward scan; arguments, and what is raised, as of `scan_fwd`, which is to have saved."""
+    output, state = kept.output, kept.state
     T, B, D, H = output.shape
-    dr = exchange_buffer(config, T, B, D, counts.gates, H, like=output)
-    dx = torch.empty_like(dr) if counts.splits_bias else dr
+    accumulator = _accumulator(output.dtype)
     persistent = config.schedule == "persistent"
-    carry_in = dfinal.to(_accumulator(output.dtype), copy=not persistent)
-    carry_out = torch.empty_like(carry_in) if persistent else carry_in
-    launch_bwd(
-        dout, dcells, weight, state, lengths, resets, output, cells, saved, carry_in, carry_out, dx, dr,
-        counters(config, B, D, output), counts, config, precision, spill_limit,
-    )  # fmt: skip
-    return dx, dr, carry_out
+    if upstream.final is None:
+        carry_in = state.new_zeros(state.shape, dtype=accumulator)
+    else:
+        carry_in = upstream.final.to(accumulator, copy=not persistent)
+    dr = exchange_buffer(config, T, B, D, counts.gates, H, like=output)
+    buffers = BackwardBuffers(
+        carry_in,
+        torch.empty_like(carry_in) if persistent else carry_in,
+        torch.empty_like(dr) if counts.splits_bias else dr,
+        dr,
+        counters(config, B, D, output),
+    )
+    launch_bwd(upstream, kept, buffers, counts, config, precision, spill_limit)
+    dstate = buffers.carry_out
+    dstate[0] += first_step(dr, kept, counts)
+    return Gradients(buffers.dx, dr, dstate.to(state.dtype))
 
 
-def first_step(dr: Tensor, weight: Tensor, lengths: Tensor | None, resets: Tensor | None, counts: Counts) -> Tensor:
-    """What reaches h0 through the matmul of each row's first step, `(D, B, H)`: `scan_bwd` leaves it out.
+def first_step(dr: Tensor, kept: Kept, counts: Counts) -> Tensor:
+    """What reaches h0 through the matmul of each row's first step, `(D, B, H)`: the backward kernel leaves it out.
 
-    In the kernel it would take one more exchange; here it is one matrix product. Arguments as there.
+    In the kernel it would take one more exchange; here it is one matrix product.
     """
     B, outer = dr.shape[1], counts.gates - counts.inner
     rows = []
     for d in range(dr.shape[2]):
-        if d == 1 and lengths is not None:
+        if d == 1 and kept.lengths is not None:
             # A row of length 0 has no first step, and no dr anywhere.
-            first = dr[(lengths.long() - 1).clamp(min=0), torch.arange(B, device=dr.device), d]
+            first = dr[(kept.lengths.long() - 1).clamp(min=0), torch.arange(B, device=dr.device), d]
         else:
             first = dr[-d, :, d]  # direction 0 starts at t = 0, direction 1 at T - 1
-        if d == 0 and resets is not None:
-            first = first.masked_fill(resets[0].view(B, 1, 1), 0)
+        if d == 0 and kept.resets is not None:
+            first = first.masked_fill(kept.resets[0].view(B, 1, 1), 0)
         rows.append(first[:, :outer].flatten(1))
-    return torch.stack(rows) @ weight[:, :outer].flatten(1, 2)
+    return torch.stack(rows) @ kept.weight[:, :outer].flatten(1, 2)
