@@ -26,7 +26,7 @@ def limit_us(case: Case, device: Device) -> float | None:
         shape = fused.scan_shape(
             CELLS[case.cell], backward, dtype, case.B, case.H, 2 if case.bidirectional else 1, case.train
         )
-        launches = ((schedule, fused.choose(shape, device, schedule)) for schedule in _SCHEDULES)
+        launches = ((schedule, fused.launches(shape, device, schedule).best) for schedule in _SCHEDULES)
         costs = [cost.step_cost(shape, config, device) for _, config in launches if config is not None]
         if not costs:
             return None

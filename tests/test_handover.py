@@ -50,7 +50,7 @@ def _h100(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def _forget() -> None:
     """What was chosen for another machine, the one at hand with its interpreter say."""
-    fused.choose.cache_clear()
+    fused.launches.cache_clear()
     handover._torchs_from.cache_clear()
 
 

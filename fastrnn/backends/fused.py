@@ -7,32 +7,24 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import itertools
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from fastrnn.kernels.plan import choice, devices
+from fastrnn.kernels.plan import devices
+from fastrnn.kernels.plan.choice import Launches
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
 from fastrnn.kernels.plan.devices import Device
 from fastrnn.kernels.tensors import Gradients, Inputs, Kept, Results, Upstream
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fastrnn.cells import Cell
     from fastrnn.dispatch import Problem
 
 _MIN_CAPABILITY = (8, 0)
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-_Result = TypeVar("_Result")
-
-# The launches that run, by all that a launch is chosen for, and then by the variant of the kernel: its flags, the first
-# two of which are whether rows have lengths and resets.
-_SETTLED: dict[tuple[Any, ...], dict[tuple[bool, ...], LaunchConfig]] = {}
-_SETTLED_LIMIT = 4096  # batch sizes, in the main; what is forgotten is found again, from kernels that Triton still has
-# How many launches are compiled, seconds each, before the one that spills least will do.
-_TRIALS = 6
 
 
 @functools.cache
@@ -95,15 +87,11 @@ def declined() -> str | None:
     return "Triton's interpreter is for tests" if interpreting() else None
 
 
-@functools.lru_cache(maxsize=4096)
-def choose(shape: ScanShape, device: Device, schedule: str) -> LaunchConfig | None:
-    """`choice.choose`, remembered: a call's overhead is counted in microseconds."""
-    chosen = choice.choose(shape, device, schedule)
-    if chosen is None or chosen.exchange == "none" or not interpreting():
-        return chosen
-    # The interpreter runs programs one after another, and whether the best launch waits depends on the batch, which the
-    # choice of a backend leaves open: of the launches that fit, it takes the one without an exchange.
-    return next((c for c in choice.candidates(shape, device, schedule) if c.exchange == "none"), chosen)
+@functools.lru_cache(maxsize=4096)  # batch sizes, in the main; what is forgotten is found again, of kernels Triton has
+def launches(shape: ScanShape, device: Device, schedule: str) -> Launches:
+    """What a scan has to choose from, and what its kernels run with: kept, since a call's overhead is counted in
+    microseconds."""
+    return Launches(shape, device, schedule, waiting=not interpreting())
 
 
 def tf32_allowed() -> bool:
@@ -136,20 +124,23 @@ def passes(problem: Problem) -> list[ScanShape]:
 def planned(problem: Problem, schedule: str) -> list[LaunchConfig | None]:
     """Their launches."""
     device = device_limits(problem.device)
-    return [choose(shape, device, schedule) for shape in passes(problem)]
+    return [launches(shape, device, schedule).best for shape in passes(problem)]
+
+
+def _variant(cell: Cell, dtype: torch.dtype, lengths: bool, resets: bool, *flags: bool) -> tuple[object, ...]:
+    """What else a kernel is compiled by than the shape that its launch is chosen for."""
+    return (cell.name, dtype, lengths, resets, *flags)
 
 
 def _running(problem: Problem, schedule: str) -> list[LaunchConfig | None]:
     """`planned`, less what gave way when it was compiled."""
-    plans = planned(problem, schedule)
-    flags = (problem.lengths or problem.packed, problem.resets)
-    sizes = (problem.dtype, problem.batch, problem.hidden, problem.directions)
-    for backward in range(len(plans)):
-        shape = scan_shape(problem.cell, bool(backward), *sizes)
-        key = (problem.cell.name, problem.dtype, shape, device_limits(problem.device), schedule)
-        for variant, config in _SETTLED.get(key, {}).items():
-            if variant[:2] == flags:
-                plans[backward] = config
+    device = device_limits(problem.device)
+    variant = _variant(problem.cell, problem.dtype, problem.lengths or problem.packed, problem.resets)
+    plans = []
+    for shape in passes(problem):
+        found = launches(shape, device, schedule)
+        alike = [config for settled, config in found.settled.items() if settled[: len(variant)] == variant]
+        plans.append(alike[-1] if alike else found.best)
     return plans
 
 
@@ -161,54 +152,14 @@ def describe(problem: Problem, schedule: str) -> str:
     return plans[0]
 
 
-def _ranked(shape: ScanShape, device: Device, schedule: str) -> Iterator[LaunchConfig]:
-    """The launch that `choose` takes, then the others of its kind, best first."""
-    first = choose(shape, device, schedule)
-    if first is None:
-        raise RuntimeError(f"no {schedule} launch fits this device for {shape}; pass backend='aten'")
-    yield first
-    for config in choice.ranked(shape, device, schedule):
-        # What the interpreter cannot run comes first or not at all.
-        if config != first and not (interpreting() and config.exchange != "none"):
-            yield config
+def _precision() -> str:
+    return "tf32" if tf32_allowed() else "ieee"
 
 
-def _settled(
-    run: Callable[[LaunchConfig, int | None], _Result],
-    cell: Cell,
-    backward: bool,
-    output: Tensor,
-    schedule: str,
-    variant: tuple[bool, ...],
-) -> _Result:
-    """`run(config, spill_limit)` under the best launch, for tensors shaped `(T, B, D, ..., H)` like `output`, whose
-    kernel spills no registers; or under the one that spills least, where all that were tried do.
-
-    That is settled before the first launch, not by it: so every call of a process computes with the same launch, and
-    what a CUDA graph captures is what ran before. A variant is settled for itself, whatever others were called before.
-    """
-    from fastrnn.kernels.triton.launch import SpillsError
-
+def _launches_of(cell: Cell, backward: bool, output: Tensor, schedule: str) -> Launches:
+    """The launches for tensors shaped `(T, B, D, ..., H)` like `output`."""
     shape = scan_shape(cell, backward, output.dtype, output.shape[1], output.shape[-1], output.shape[2])
-    device = device_limits(output.device)
-    key = (cell.name, output.dtype, shape, device, schedule)
-    known = _SETTLED.get(key, {}).get(variant)
-    if known is not None:
-        return run(known, None)
-    if len(_SETTLED) > _SETTLED_LIMIT:
-        _SETTLED.clear()
-    variants = _SETTLED.setdefault(key, {})
-    spilled: list[tuple[int, LaunchConfig]] = []
-    for config in itertools.islice(_ranked(shape, device, schedule), _TRIALS):
-        try:
-            result = run(config, 0)
-        except SpillsError as error:
-            spilled.append((error.words, config))
-        else:
-            variants[variant] = config
-            return result
-    variants[variant] = min(spilled, key=lambda found: found[0])[1]
-    return run(variants[variant], None)
+    return launches(shape, device_limits(output.device), schedule)
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
@@ -227,14 +178,10 @@ def scan(inputs: Inputs, cell: Cell, schedule: str, save: bool, cells: bool) -> 
     inputs = Inputs(
         x.contiguous(), weight.contiguous(), _contiguous(bias), state.contiguous(), lengths, _contiguous(resets)
     )
-    precision = "tf32" if tf32_allowed() else "ieee"
-    return _settled(
-        lambda config, spill_limit: scan_fwd(inputs, cell, config, precision, save, cells, spill_limit),
-        cell,
-        False,
-        x,
-        schedule,
-        (lengths is not None, resets is not None, bias is not None, save, cells),
+    precision = _precision()
+    variant = _variant(cell, x.dtype, lengths is not None, resets is not None, bias is not None, save, cells)
+    return _launches_of(cell, False, x, schedule).run(
+        lambda config, spill_limit: scan_fwd(inputs, cell, config, precision, save, cells, spill_limit), variant
     )
 
 
@@ -245,12 +192,9 @@ def scan_backward(upstream: Upstream, kept: Kept, cell: Cell, schedule: str) -> 
     weight, state, lengths, resets, output, others, saved = kept
     kept = Kept(weight.contiguous(), state.contiguous(), lengths, _contiguous(resets), output, others, saved)
     upstream = Upstream(*map(_contiguous, upstream))
-    precision = "tf32" if tf32_allowed() else "ieee"
-    return _settled(
-        lambda config, spill_limit: scan_bwd(upstream, kept, cell, config, precision, spill_limit),
-        cell,
-        True,
-        output,
-        schedule,
-        (lengths is not None, resets is not None, upstream.output is not None, upstream.cells is not None),
+    precision = _precision()
+    flags = upstream.output is not None, upstream.cells is not None
+    variant = _variant(cell, output.dtype, lengths is not None, resets is not None, *flags)
+    return _launches_of(cell, True, output, schedule).run(
+        lambda config, spill_limit: scan_bwd(upstream, kept, cell, config, precision, spill_limit), variant
     )

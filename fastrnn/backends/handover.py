@@ -50,7 +50,7 @@ def ours_us(problem: Problem) -> float | None:
     device = fused.device_limits(problem.device)
     passes = fused.passes(problem)
     for schedule in ("persistent", "stepwise"):
-        launches = [(shape, fused.choose(shape, device, schedule)) for shape in passes]
+        launches = [(shape, fused.launches(shape, device, schedule).best) for shape in passes]
         costs = [cost.step_cost(shape, config, device) for shape, config in launches if config is not None]
         if len(costs) == len(passes):
             return sum(costs) * problem.layers

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 from fastrnn.kernels.counts import Counts
+from fastrnn.kernels.plan.choice import RefusedError, SpillsError
 from fastrnn.kernels.plan.configs import LaunchConfig
 from fastrnn.kernels.tensors import Gradients, Inputs, Kept, Results, Upstream
 from fastrnn.kernels.triton.backward import scan_bwd_kernel
@@ -21,6 +23,8 @@ from fastrnn.kernels.triton.sync import COUNTER_STRIDE
 
 _ALIGNMENT = 16  # bytes, the widest load there is
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+# What the driver says of a grid whose programs cannot all run at once, and of a program for which there is no room.
+_REFUSALS = ("too many blocks in cooperative launch", "too many resources requested for launch")
 
 
 class ForwardBuffers(NamedTuple):
@@ -89,14 +93,6 @@ def counters(config: LaunchConfig, batch: int, directions: int, like: Tensor) ->
     return torch.zeros(waves, size, dtype=torch.int32, device=like.device)
 
 
-class SpillsError(RuntimeError):
-    """A launch that was not made, and nothing written, since its kernel keeps `words` registers' worth in memory."""
-
-    def __init__(self, words: int) -> None:
-        super().__init__(f"the kernel spills {words} registers")
-        self.words = words
-
-
 def spilled_words(kernel: Any) -> int:
     """How many registers a kernel that Triton compiled spills to memory; 0 for what its interpreter compiled: None."""
     if kernel is None:
@@ -134,19 +130,26 @@ def _launch(
         spans = [(step, step + 1) for step in (reversed(range(T)) if backward else range(T))]
     given = pointers | {"T": T, "B": B} | constants | launch_options(config)
     device = counter.device
-    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-        if spill_limit is not None:
-            start = {"counter_ptr": counter, "step0": 0, "step1": 1, "batch0": 0, "grid": (1, 1, 1)}
-            words = sum(spilled_words(kernel.warmup(**given, **start, PHASE=phase)) for phase in order)
-            if words > spill_limit:
-                raise SpillsError(words)
-        for step0, step1 in spans:
-            for wave, tile0 in enumerate(range(0, tiles, config.batch_tiles)):
-                grid = (units, min(config.batch_tiles, tiles - tile0), D)
-                arrivals = counter[wave] if config.exchange == "barrier" else counter
-                first = tile0 * config.block_b
-                for phase in order:
-                    kernel[grid](**given, counter_ptr=arrivals, step0=step0, step1=step1, batch0=first, PHASE=phase)
+    try:
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            if spill_limit is not None:
+                start = {"counter_ptr": counter, "step0": 0, "step1": 1, "batch0": 0, "grid": (1, 1, 1)}
+                words = sum(spilled_words(kernel.warmup(**given, **start, PHASE=phase)) for phase in order)
+                if words > spill_limit:
+                    raise SpillsError(words)
+            for step0, step1 in spans:
+                for wave, tile0 in enumerate(range(0, tiles, config.batch_tiles)):
+                    grid = (units, min(config.batch_tiles, tiles - tile0), D)
+                    arrivals = counter[wave] if config.exchange == "barrier" else counter
+                    first = tile0 * config.block_b
+                    for phase in order:
+                        kernel[grid](**given, counter_ptr=arrivals, step0=step0, step1=step1, batch0=first, PHASE=phase)
+    except OutOfResources as error:
+        raise RefusedError(str(error)) from error
+    except RuntimeError as error:
+        if any(words in str(error) for words in _REFUSALS):
+            raise RefusedError(str(error)) from error
+        raise
 
 
 def _flags(resets: Tensor | None) -> Tensor | None:
@@ -263,6 +266,7 @@ def scan_fwd(
 
     Raises:
         SpillsError: the kernel spills more than `spill_limit`.
+        RefusedError: there is no room for the launch.
     """
     x, state = inputs.x, inputs.state
     T, B, D, _, H = x.shape
