@@ -18,7 +18,7 @@ from fastrnn.bench import commands
 from fastrnn.bench.gpu import kernels
 from fastrnn.bench.rows import cases, files
 from fastrnn.bench.rows.errors import BenchError, LostGPUError
-from fastrnn.kernels import configs
+from fastrnn.kernels.plan.devices import DEVICES
 
 _FILES = f"results files (default: those in {files.FOLDER}, or those committed)"
 
@@ -99,7 +99,7 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_kernels(parser: argparse.ArgumentParser) -> None:
-    _several(parser, "--arch", "GPU architecture to compile for (default: sm_90)", choices=list(configs.DEVICES))
+    _several(parser, "--arch", "GPU architecture to compile for (default: sm_90)", choices=list(DEVICES))
     _several(parser, "--cell", "cell (default: lstm, gru, rnn_tanh)", choices=cases.CELLS)
     _several(parser, "--dtype", "dtype (default: bfloat16, float32)", choices=list(kernels.ELEMENT_BYTES))
     _several(parser, "--hidden", f"hidden size (default: {', '.join(map(str, kernels.HIDDEN))})", type=_positive)

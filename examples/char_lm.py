@@ -38,7 +38,7 @@ OWN_TEXT = (
     "CONTRIBUTING.md",
     "docs/**/*.md",
     "fastrnn/*.py",
-    "kernels/*.py",
+    "kernels/**/*.py",
     "bench/**/*.py",
     "tests/*.py",
 )

@@ -5,7 +5,7 @@
 These are the equations of torch.nn.LSTM, torch.nn.GRU and torch.nn.RNN (their documentation pages; Hochreiter &
 Schmidhuber 1997 with the forget gate of Gers et al. 2000; Cho et al. 2014 with the reset gate applied after the
 matmul; Elman 1990), and of the GRU as Cho et al. 2014 (arXiv:1406.1078) print it, with the reset gate applied before
-the matmul, which is Keras's `GRU(reset_after=False)`. The kernels' versions are in `fastrnn.kernels.cells`, tested
+the matmul, which is Keras's `GRU(reset_after=False)`. The kernels' versions are in `kernels/triton/cells.py`, tested
 against these.
 """
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fastrnn.backends import fused
-from fastrnn.kernels import launch as launcher
+from fastrnn.kernels.triton import launch as launcher
 from fastrnn.scan import operators
 
 CUDA, CAPABILITY, SMS = torch.device("cuda", 0), (9, 0), 132
@@ -82,17 +82,19 @@ class Rehearsal:
         self.sync_mode = {"default": 0, "warn": 1, "error": 2}.get(mode, mode)  # type: ignore[arg-type]  # either
         warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=2)  # as torch 2.11 does
 
-    def launch(self, kernel: Any, grid: tuple[int, int, int], arguments: tuple[Any, ...], constants: Any) -> None:
+    def launch(self, kernel: Any, grid: tuple[int, int, int], given: dict[str, Any]) -> None:
         name = kernel.fn.__name__
-        for number, argument in enumerate(arguments):
+        arguments = {p.name: given[p.name] for p in kernel.params if not p.is_constexpr}
+        constants = {key: value for key, value in given.items() if key not in arguments}
+        for pointer, argument in arguments.items():
             if isinstance(argument, Tensor):
-                assert argument.is_meta, f"{name}: argument {number} is on {argument.device}, not on the GPU"
-                assert argument.is_contiguous(), f"{name}: argument {number} has strides {argument.stride()}"
+                assert argument.is_meta, f"{name}: {pointer} is on {argument.device}, not on the GPU"
+                assert argument.is_contiguous(), f"{name}: {pointer} has strides {argument.stride()}"
         programs = grid[0] * grid[1] * grid[2]
         if constants.get("launch_cooperative_grid") and programs > SMS:
             raise RuntimeError("Triton Error [CUDA]: too many blocks in cooperative launch")
-        key = (name, tuple(a.dtype for a in arguments if isinstance(a, Tensor)), tuple(sorted(constants, key=str)))
-        key = (*key, tuple(str(constants[c]) for c in sorted(constants)))
+        dtypes = tuple(a.dtype for a in arguments.values() if isinstance(a, Tensor))
+        key = (name, dtypes, tuple((constant, str(constants[constant])) for constant in sorted(constants)))
         assert key in self.launched or not self.capturing, f"{name} is first loaded inside the capture of a graph"
         self.launched.add(key)
 
@@ -107,7 +109,7 @@ class Kernel:
         return getattr(self.kernel, name)
 
     def __getitem__(self, grid: tuple[int, int, int]) -> Any:
-        return lambda *arguments, **constants: self.rehearsal.launch(self.kernel, grid, arguments, constants)
+        return lambda **given: self.rehearsal.launch(self.kernel, grid, given)
 
     def warmup(self, *_: Any, **__: Any) -> None:
         """Nothing is compiled."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 import sys
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,9 @@ from torch import Tensor, nn
 
 import fastrnn
 from fastrnn.backends import fused
-from fastrnn.kernels.configs import LaunchConfig
+from fastrnn.kernels.plan.choice import Launches
+from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
+from fastrnn.kernels.plan.devices import Device
 
 CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")  # those that torch.nn has, too
 EVERY_CELL = (*CELLS, "gru_textbook")
@@ -162,10 +166,25 @@ def compiling_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 
+class _Forced(Launches):
+    """Of one launch alone, which nothing follows where it is refused."""
+
+    def __init__(self, config: LaunchConfig | None, *of: Any) -> None:
+        self.config = config
+        super().__init__(*of)
+
+    def _found(self) -> list[LaunchConfig]:
+        return [] if self.config is None else [self.config]
+
+
 def choose_launches(choose: Callable[..., LaunchConfig | None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `choose` choose every launch from here on, those that have been settled in this process included."""
-    monkeypatch.setattr(fused, "choose", choose)
-    monkeypatch.setattr(fused, "_SETTLED", {}, raising=False)
+
+    @functools.cache
+    def launches(shape: ScanShape, device: Device, schedule: str) -> Launches:
+        return _Forced(choose(shape, device, schedule), shape, device, schedule)
+
+    monkeypatch.setattr(fused, "launches", launches)
 
 
 @contextlib.contextmanager

@@ -90,7 +90,7 @@ def test_what_is_compiled_ahead_is_what_a_launch_looks_for(tmp_path: Path) -> No
 
 
 def test_a_launch_survives_its_line() -> None:
-    from fastrnn.kernels import cells
+    from fastrnn.kernels.triton import cells
 
     constants = tuple(
         sorted(
@@ -131,11 +131,12 @@ def test_kernels_are_their_own_again_after_a_recording() -> None:
 
 def test_a_recorded_kernel_is_neither_launched_nor_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    kernel = SimpleNamespace(params=[SimpleNamespace(do_not_specialize=True)], fn=SimpleNamespace(__name__="a_kernel"))
+    param = SimpleNamespace(name="x_ptr", is_constexpr=False, do_not_specialize=True)
+    kernel = SimpleNamespace(params=[param], fn=SimpleNamespace(__name__="a_kernel"))
     found: dict[ahead.Launch, None] = {}
     recorder = ahead.Recorder(kernel, found)
-    recorder[(1,)](torch.empty(3), H=5)
-    assert recorder.warmup(torch.empty(3), grid=(1,), H=6) is None  # type: ignore[func-returns-value]  # as Triton's may
+    recorder[(1,)](x_ptr=torch.empty(3), H=5)
+    assert recorder.warmup(x_ptr=torch.empty(3), grid=(1,), H=6) is None  # type: ignore[func-returns-value]  # as Triton's may
     assert [(launch.kernel, launch.constants) for launch in found] == [("a_kernel", (("H", n),)) for n in (5, 6)]
 
 

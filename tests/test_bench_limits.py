@@ -22,18 +22,20 @@ from fastrnn.bench.rows import files, record
 from fastrnn.bench.rows.cases import Case
 from fastrnn.bench.rows.errors import BenchError, LostGPUError
 from fastrnn.bench.showing import progress
-from fastrnn.kernels import configs
-from fastrnn.kernels.configs import ScanShape
+from fastrnn.kernels.plan.choice import choose
+from fastrnn.kernels.plan.configs import ScanShape
+from fastrnn.kernels.plan.cost import step_cost
+from fastrnn.kernels.plan.devices import DEVICES
 
-H100 = configs.DEVICES["sm_90"]
+H100 = DEVICES["sm_90"]
 CASE = Case("lstm", "train", "bfloat16", 512, 16, 512, 512)
 
 
 def _cost(backward: bool, schedule: str, **changes: int) -> float:
     shape = dataclasses.replace(ScanShape(4, backward, 2, 16, 512, 1), **changes)
-    config = configs.choose(shape, H100, schedule)
+    config = choose(shape, H100, schedule)
     assert config is not None
-    return configs.step_cost(shape, config, H100)
+    return step_cost(shape, config, H100)
 
 
 def test_the_limit_is_the_models() -> None:
@@ -52,8 +54,8 @@ def test_the_limit_is_the_better_schedules() -> None:
     costs = []
     for schedule in ("persistent", "stepwise"):
         shape = ScanShape(4, False, 2, 256, 4096, 1)
-        config = configs.choose(shape, H100, schedule)
-        costs += [] if config is None else [configs.step_cost(shape, config, H100)]
+        config = choose(shape, H100, schedule)
+        costs += [] if config is None else [step_cost(shape, config, H100)]
     assert limits.limit_us(huge, H100) == pytest.approx(min(costs))
 
 
@@ -218,7 +220,7 @@ COMPILE = """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
     from fastrnn.bench.gpu import machine, probes
-    from fastrnn.kernels.offline import _disassemble
+    from fastrnn.kernels.offline.report import _disassemble
 
     for name, probe in machine.all_probes(132).items():
         kernel = getattr(probes, probe.kernel)

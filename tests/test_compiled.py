@@ -38,9 +38,9 @@ SAMPLE = [
 PROGRAM = """
     import json, sys
     from fastrnn.bench.gpu.kernels import Job, _row
-    from fastrnn.kernels.configs import DEVICES
     from fastrnn.kernels.counts import COUNTS
-    from fastrnn.kernels.offline import compile_scan
+    from fastrnn.kernels.offline.report import compile_scan
+    from fastrnn.kernels.plan.devices import DEVICES
 
     for cell, backward, dtype, H, B in json.loads(sys.argv[1]):
         job = Job("sm_90", cell, backward, dtype, H, B)

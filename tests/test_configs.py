@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import itertools
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,17 +15,11 @@ pytest.importorskip("hypothesis")  # `make test-gpu` does without
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrnn.kernels.configs import (
-    DEVICES,
-    Device,
-    LaunchConfig,
-    ScanShape,
-    candidates,
-    choose,
-    shared_bytes,
-    shared_estimate,
-    step_cost,
-)
+from fastrnn.kernels.plan import choice, limits
+from fastrnn.kernels.plan.choice import candidates, choose
+from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
+from fastrnn.kernels.plan.cost import shared_estimate, step_cost
+from fastrnn.kernels.plan.devices import DEVICES, Device, shared_bytes
 
 SHAPES = st.builds(
     ScanShape,
@@ -123,6 +121,33 @@ def test_a_step_in_two_parts_costs_more(schedule: str) -> None:
     assert config is not None
     apart = dataclasses.replace(shape, inner=1)
     assert step_cost(apart, config, DEVICES["sm_90"]) > step_cost(shape, config, DEVICES["sm_90"])
+
+
+def test_every_limit_forbids_something_and_says_why() -> None:
+    """Of all launches there are for a few shapes; one that nothing meets has its conditions misspelt."""
+    unseen = set(limits.LIMITS)
+    assert all(limit.reason for limit in unseen)
+    for gates, inner in ((4, 0), (3, 1)):
+        for sizes in itertools.product((False, True), (4, 2), (256,), (2048, 1024, 512, 64), (1,), (False, True)):
+            shape = ScanShape(gates, *sizes, inner=inner)
+            for device in (DEVICES["sm_90"], DEVICES["sm_80"]):
+                for config in choice.every(shape, device, "persistent"):
+                    launch = limits.facts(shape, config, device)
+                    unseen -= {limit for limit in unseen if limit.forbids(launch)}
+    assert not unseen
+
+
+def test_plans_know_neither_torch_nor_triton() -> None:
+    files = sorted((Path(__file__).resolve().parent.parent / "kernels" / "plan").glob("*.py"))
+    assert len(files) >= 6
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                known = name in sys.stdlib_module_names or name.split(".")[0] in sys.stdlib_module_names
+                ours = name == "fastrnn.kernels.counts" or name.startswith("fastrnn.kernels.plan")
+                assert known or ours, f"{path.name} imports {name}"
 
 
 def test_an_unknown_gpu_gets_the_smallest_shared_memory() -> None:

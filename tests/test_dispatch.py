@@ -13,7 +13,7 @@ import torch
 import fastrnn
 from fastrnn.backends import fused
 from fastrnn.cells import CELLS
-from fastrnn.kernels.configs import DEVICES
+from fastrnn.kernels.plan.devices import DEVICES
 from fastrnn.scan import choice
 from fastrnn.scan.choice import explanation, select
 from fastrnn.scan.problem import Problem
@@ -164,6 +164,10 @@ def test_without_triton_everything_still_runs() -> None:
 
 
 def test_importing_fastrnn_imports_neither_torch_nor_triton() -> None:
-    program = "import sys, fastrnn, fastrnn.kernels.configs; print('torch' in sys.modules, 'triton' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=".")
+    program = """
+        import sys, fastrnn, fastrnn.kernels.plan.choice, fastrnn.kernels.plan.peer, fastrnn.kernels.tensors
+        print('torch' in sys.modules, 'triton' in sys.modules)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=".")
     assert result.stdout.split() == ["False", "False"]

@@ -39,7 +39,7 @@ def test_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """The blocks of a page, one after another. From a file: Triton reads the source of its functions from one."""
     if page == "inside/add-a-cell.md":
         pytest.importorskip("triton")
-        from fastrnn.kernels.cells import STEPS
+        from fastrnn.kernels.triton.cells import STEPS
 
         for registry in (CELLS, COUNTS, STEPS):  # which the page adds to
             monkeypatch.setitem(registry, "light", None)

@@ -20,8 +20,18 @@ from support import FLOAT64_ERROR, launch, worst_error
 from test_kernels import Scan
 
 from fastrnn.cells import CELLS
-from fastrnn.kernels.launch import counters, exchange_buffer, first_step, inner_operand, launch_bwd, launch_fwd
-from fastrnn.kernels.sync import COUNTER_STRIDE
+from fastrnn.kernels.tensors import Results, Upstream
+from fastrnn.kernels.triton.launch import (
+    BackwardBuffers,
+    ForwardBuffers,
+    counters,
+    exchange_buffer,
+    first_step,
+    inner_operand,
+    launch_bwd,
+    launch_fwd,
+)
+from fastrnn.kernels.triton.sync import COUNTER_STRIDE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork")
 
@@ -91,21 +101,12 @@ def _exchange(scan: Scan, exchange: str) -> tuple[list[Tensor], list[Tensor], li
     if inner is not None:
         inner.share_memory_()
     arrivals = [counters(config, B, D, scan.x).share_memory_() for _ in range(2)]
-    _run_together(
-        programs,
-        lambda: launch_fwd(
-            scan.x, scan.weight, scan.bias, scan.state, scan.lengths, scan.resets, scan.state, final, output, inner,
-            cells, saved, arrivals[0], cell, config, "ieee",
-        ),
-    )  # fmt: skip
-    _run_together(
-        programs,
-        lambda: launch_bwd(
-            scan.dout, scan.dcells, scan.weight, scan.state, scan.lengths, scan.resets, output, cells, saved,
-            scan.dfinal, dstate, dx, dr, arrivals[1], cell, config, "ieee",
-        ),
-    )  # fmt: skip
-    dstate[0] += first_step(dr, scan.weight, scan.lengths, scan.resets, cell)
+    forward = ForwardBuffers(scan.state, final, output, inner, cells, saved, arrivals[0])
+    _run_together(programs, lambda: launch_fwd(scan.inputs(), forward, cell, config, "ieee"))
+    upstream, kept = Upstream(scan.dout, scan.dfinal, scan.dcells), scan.kept(Results(output, final, cells, saved))
+    backward = BackwardBuffers(scan.dfinal, dstate, dx, dr, arrivals[1])
+    _run_together(programs, lambda: launch_bwd(upstream, kept, backward, cell, config, "ieee"))
+    dstate[0] += first_step(dr, kept, cell)
     return [output, final, cells], [dx, dstate, dr.sum((0, 1))], arrivals
 
 

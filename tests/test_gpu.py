@@ -27,8 +27,10 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import fastrnn
 from fastrnn.backends import fused
 from fastrnn.cells import CELLS as EQUATIONS
-from fastrnn.kernels import configs
-from fastrnn.kernels.configs import LaunchConfig, ScanShape
+from fastrnn.kernels.plan import choice
+from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
+from fastrnn.kernels.plan.cost import step_cost
+from fastrnn.kernels.plan.devices import Device
 
 pytestmark = pytest.mark.gpu
 
@@ -97,7 +99,7 @@ def _launches(shape: ScanShape) -> list[LaunchConfig]:
     device = fused.device_limits(torch.device("cuda"))
     kinds = {}
     for exchange in ("flag", "barrier"):
-        for config in configs.candidates(shape, device, "persistent", exchange):
+        for config in choice.candidates(shape, device, "persistent", exchange):
             kinds.setdefault((config.tier, config.exchange, config.block_b, config.block_h), config)
     return list(kinds.values())
 
@@ -147,10 +149,10 @@ def test_a_short_wait_ends(cell: str, dtype: torch.dtype, exchange: str, monkeyp
     """Every kernel whose programs wait, over a few steps: what is to be seen to end before anything longer runs."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # exact float32 products wait in another tier
 
-    def choose(shape: ScanShape, device: configs.Device, schedule: str) -> LaunchConfig | None:
-        found = configs.candidates(shape, device, schedule, exchange)
+    def choose(shape: ScanShape, device: Device, schedule: str) -> LaunchConfig | None:
+        found = choice.candidates(shape, device, schedule, exchange)
         waiting = [config for config in found if config.exchange == exchange]
-        return min(waiting, key=lambda config: configs.step_cost(shape, config, device), default=None)
+        return min(waiting, key=lambda config: step_cost(shape, config, device), default=None)
 
     layer = _made(cell, 256, dtype, "persistent")
     truth = _made(cell, 256, torch.float64, "reference")
@@ -304,7 +306,7 @@ def test_a_launch_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) 
     layer = fastrnn.GRU(8, 2048, device="cuda", backend="persistent")
     input = torch.randn(4, 2000, 8, device="cuda")
     device = fused.device_limits(torch.device("cuda"))
-    fitting = configs.choose(ScanShape(3, False, 4, 2000, 2048, 1), device, "persistent")
+    fitting = choice.choose(ScanShape(3, False, 4, 2000, 2048, 1), device, "persistent")
     assert fitting is not None
     too_large = LaunchConfig(**{**vars(fitting), "batch_tiles": 10_000})
     with monkeypatch.context() as patch, torch.no_grad():
@@ -374,7 +376,7 @@ def test_lengths_resets_and_cells(cell: str, schedule: str, dtype: torch.dtype, 
     ours = _made(cell, H, dtype, schedule, bidirectional=True)
     device = fused.device_limits(torch.device("cuda"))
     shapes = [fused.scan_shape(EQUATIONS[cell], backward, dtype, B, H, 2) for backward in (False, True)]
-    if any(configs.choose(shape, device, schedule) is None for shape in shapes):
+    if any(choice.choose(shape, device, schedule) is None for shape in shapes):
         with pytest.raises(RuntimeError, match=f"no launch of {H} hidden units fits this GPU at once"):
             ours(torch.randn(T, B, 48, device="cuda", dtype=dtype))
         return
@@ -449,7 +451,7 @@ def test_autocast_runs_in_its_dtype(dtype: torch.dtype, monkeypatch: pytest.Monk
     original = fused.scan
 
     def spy(*args: Any) -> Any:
-        seen.append(args[0].dtype)
+        seen.append(args[0].x.dtype)
         return original(*args)
 
     monkeypatch.setattr(fused, "scan", spy)

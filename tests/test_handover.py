@@ -19,9 +19,12 @@ from torch.export import Dim
 import fastrnn
 from fastrnn.backends import aten, fused, handover
 from fastrnn.cells import CELLS
-from fastrnn.kernels import peer
-from fastrnn.kernels.configs import DEVICES, Device, ScanShape, candidates, choose, launch_cost, step_cost
 from fastrnn.kernels.counts import COUNTS
+from fastrnn.kernels.plan import peer
+from fastrnn.kernels.plan.choice import candidates, choose
+from fastrnn.kernels.plan.configs import ScanShape
+from fastrnn.kernels.plan.cost import launch_cost, step_cost
+from fastrnn.kernels.plan.devices import DEVICES, Device
 from fastrnn.scan import choice
 from fastrnn.scan.choice import explanation, select
 from fastrnn.scan.problem import Problem
@@ -48,7 +51,7 @@ def _h100(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def _forget() -> None:
     """What was chosen for another machine, the one at hand with its interpreter say."""
-    fused.choose.cache_clear()
+    fused.launches.cache_clear()
     handover._torchs_from.cache_clear()
 
 

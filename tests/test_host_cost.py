@@ -14,7 +14,9 @@ from support import compiling_environment
 from torch import nn
 
 import fastrnn
-from fastrnn.kernels.configs import DEVICES, ScanShape, choose
+from fastrnn.kernels.plan.choice import choose
+from fastrnn.kernels.plan.configs import ScanShape
+from fastrnn.kernels.plan.devices import DEVICES
 
 
 def _microseconds(*calls: Callable[[], object]) -> list[float]:
@@ -49,7 +51,8 @@ def test_sizes_that_vary_are_not_compiled_in() -> None:
     """T, B and the positions of a launch are plain run-time arguments, which Triton does not specialise on."""
     pytest.importorskip("triton")
     program = (
-        "from fastrnn.kernels.scan import scan_fwd_kernel as f, scan_bwd_kernel as b\n"
+        "from fastrnn.kernels.triton.forward import scan_fwd_kernel as f\n"
+        "from fastrnn.kernels.triton.backward import scan_bwd_kernel as b\n"
         "for k in (f, b): print(*[p.name for p in k.params if not p.is_constexpr and p.do_not_specialize])"
     )
     result = subprocess.run(
@@ -89,7 +92,7 @@ def test_warmup_leaves_no_trace() -> None:
 
 def test_warmup_runs_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
-    from fastrnn.kernels import launch
+    from fastrnn.kernels.triton import launch
 
     launched: list[bool] = []
     original = launch._launch
@@ -110,13 +113,14 @@ def test_warmup_calls_as_the_layer_will_be_called(
 ) -> None:
     """Each keyword and either grad mode has a kernel of its own: those a call launches are those warmed up."""
     pytest.importorskip("triton")
-    from fastrnn.kernels import launch
+    from fastrnn.kernels.triton import launch
 
     kernels: list[dict[str, object]] = []
     original = launch._launch
 
     def spy(*args: object) -> None:
-        consts = next(a for a in args if isinstance(a, dict))
+        consts = args[7]
+        assert isinstance(consts, dict)
         kernels.append({name: value for name, value in consts.items() if name.isupper()})
         original(*args)  # type: ignore[arg-type]  # passed through
 

@@ -12,9 +12,9 @@ from support import EVERY_CELL, FLOAT64_ERROR, LAUNCHES, TORCH_ERROR_FACTOR, lau
 
 from fastrnn.backends import reference
 from fastrnn.cells import CELLS, Cell
-from fastrnn.kernels.configs import LaunchConfig
-from fastrnn.kernels.launch import first_step, scan_bwd, scan_fwd
-from fastrnn.kernels.tensors import Inputs
+from fastrnn.kernels.plan.configs import LaunchConfig
+from fastrnn.kernels.tensors import Inputs, Kept, Results, Upstream
+from fastrnn.kernels.triton.launch import scan_bwd, scan_fwd
 
 SIZES = {"one of each": (1, 1, 1), "odd": (3, 5, 37), "two batch tiles": (2, 19, 20), "full tiles": (2, 16, 48)}
 
@@ -62,17 +62,20 @@ class Scan:
         grads = torch.autograd.grad(results, (x, state, bias), upstream)
         return [r.detach() for r in results], list(grads)
 
+    def inputs(self) -> Inputs:
+        return Inputs(self.x, self.weight, self.bias, self.state, self.lengths, self.resets)
+
+    def kept(self, results: Results) -> Kept:
+        of_results = (results.output, results.cells, results.saved)
+        return Kept(self.weight, self.state, self.lengths, self.resets, *of_results)
+
     def by_kernels(self, config: LaunchConfig) -> tuple[list[Tensor], list[Tensor]]:
         """The same through the kernels."""
-        given = (self.weight, self.state, self.lengths, self.resets)
-        output, final, cells, saved = scan_fwd(
-            self.x, self.weight, self.bias, *given[1:], self.cell, config, "ieee", True, True
-        )
-        dx, dr, dstate = scan_bwd(
-            self.dout, self.dfinal, self.dcells, *given, output, cells, saved, self.cell, config, "ieee"
-        )
-        dstate[0] += first_step(dr, self.weight, self.lengths, self.resets, self.cell)
-        return [output, final, cells], [dx, dstate, dr.to(dstate).sum((0, 1))]
+        results = scan_fwd(self.inputs(), self.cell, config, "ieee", True, True)
+        upstream = Upstream(self.dout, self.dfinal, self.dcells)
+        dx, dr, dstate = scan_bwd(upstream, self.kept(results), self.cell, config, "ieee")
+        dbias = dr.sum((0, 1), dtype=torch.promote_types(dr.dtype, torch.float32))
+        return [results.output, results.final, results.cells], [dx, dstate, dbias]
 
     def check(self, config: LaunchConfig) -> None:
         """The kernels compute what the reference does."""
@@ -171,19 +174,20 @@ def test_nothing_leaks_from_behind_a_row_s_end(cell: str, name: str) -> None:
 def test_without_upstream_gradients() -> None:
     scan = Scan(CELLS["lstm"], 3, 4, 8, 1, torch.float64)
     config = launch("solo", 8)
-    given = (scan.weight, scan.state, None, None)
-    output, _, cells, saved = scan_fwd(scan.x, scan.weight, None, *given[1:], scan.cell, config, "ieee", True, False)
-    kept = (*given, output, cells, saved, scan.cell, config, "ieee")
-    with_zeros = scan_bwd(torch.zeros_like(output), scan.dfinal, torch.zeros_like(cells), *kept)
-    without = scan_bwd(None, scan.dfinal, None, *kept)
-    assert torch.equal(with_zeros[0], without[0])
+    results = scan_fwd(scan.inputs(), scan.cell, config, "ieee", True, False)
+    zeros = Upstream(*map(torch.zeros_like, (results.output, results.final, results.cells)))
+    for upstream in (Upstream(None, scan.dfinal, None), Upstream(scan.dout, None, scan.dcells)):
+        made = [zero if given is None else given for given, zero in zip(upstream, zeros, strict=True)]
+        without, with_zeros = (
+            scan_bwd(each, scan.kept(results), scan.cell, config, "ieee") for each in (upstream, Upstream(*made))
+        )
+        assert all(torch.equal(a, b) for a, b in zip(without, with_zeros, strict=True))
 
 
 @pytest.mark.parametrize("wanted", [False, True], ids=["nothing", "the cells"])
 def test_what_is_kept_in_inference(wanted: bool) -> None:
     scan = Scan(CELLS["lstm"], 3, 4, 8, 1, torch.float64, True)
-    given = (scan.x, scan.weight, None, scan.state, scan.lengths, None, scan.cell, launch("solo", 8), "ieee")
-    _, _, cells, saved = scan_fwd(*given, False, wanted)
+    _, _, cells, saved = scan_fwd(scan.inputs(), scan.cell, launch("solo", 8), "ieee", False, wanted)
     assert saved.numel() == 0
     assert cells.numel() == (3 * 4 * 8 if wanted else 0)
     if wanted:

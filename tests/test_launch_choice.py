@@ -1,10 +1,14 @@
-"""A launch whose kernel spills registers gives way to the next at its first compilation, for the rest of the process.
+"""A launch whose kernel spills registers, or for which there is no room, gives way to the next at its first
+compilation, for the rest of the process.
 
 The interpreter compiles nothing, so what the compiler says is made up here.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +19,15 @@ import torch
 pytest.importorskip("triton")
 
 from support import relative_error
+from triton.runtime.errors import OutOfResources
 
 import fastrnn
 from fastrnn.backends import fused
-from fastrnn.kernels import launch
-from fastrnn.kernels.configs import LaunchConfig
+from fastrnn.kernels.plan import choice
+from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
+from fastrnn.kernels.plan.devices import DEVICES
+from fastrnn.kernels.tensors import Inputs, Kept, Upstream
+from fastrnn.kernels.triton import launch
 
 Verdict = Callable[[LaunchConfig, dict[str, Any]], int]
 
@@ -37,12 +45,12 @@ class Launches:
             if spill_limit is not None:
                 self.tried.append(config)
                 if verdict(config, consts) > spill_limit:
-                    raise launch.SpillsError(verdict(config, consts))
+                    raise choice.SpillsError(verdict(config, consts))
             self.made.append(config)
             original(kernel, config, *rest, consts, None)
 
         monkeypatch.setattr(launch, "_launch", compile_first)
-        monkeypatch.setattr(fused, "_SETTLED", {})
+        monkeypatch.setattr(fused, "launches", functools.cache(fused.launches.__wrapped__))
 
 
 def _layer() -> tuple[fastrnn.RNN, torch.Tensor]:
@@ -94,7 +102,7 @@ def test_where_all_spill_the_least_stays(monkeypatch: pytest.MonkeyPatch) -> Non
 
     launches = Launches(verdict, monkeypatch)
     layer(x), layer(x)
-    assert 3 < len(launches.tried) <= fused._TRIALS
+    assert 3 < len(launches.tried) <= choice.TRIALS
     assert launches.made == [order[2], order[2]]
 
 
@@ -109,26 +117,78 @@ def test_a_variant_is_settled_for_itself(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(before, after)
 
 
-class Kernel:
-    """What `_launch` needs of a jit function whose compiled kernels spill."""
+SHAPE = ScanShape(4, False, 2, 16, 512, 1)
 
-    def __init__(self, words: int) -> None:
-        self.words = words
+
+class Trial:
+    """The launches of a scan, and those that were tried; `refused` says which there is no room for, and all spill."""
+
+    def __init__(self, refused: Callable[[LaunchConfig], bool]) -> None:
+        self.launches = choice.Launches(SHAPE, DEVICES["sm_90"], "persistent")
+        self.refused = refused
+        self.tried: list[LaunchConfig] = []
+
+    def run(self) -> LaunchConfig:
+        return self.launches.run(self._call, ("a variant",))
+
+    def _call(self, config: LaunchConfig, limit: int | None) -> LaunchConfig:
+        self.tried.append(config)
+        if self.refused(config):
+            raise choice.RefusedError(f"attempt {len(self.tried)}")
+        if limit is not None:
+            raise choice.SpillsError(3)
+        return config
+
+
+def test_a_refused_launch_gives_way_for_good() -> None:
+    order = choice.ranked(SHAPE, DEVICES["sm_90"], "persistent")
+    trial = Trial(lambda config: config == order[0])
+    assert trial.launches.best == order[0]
+    assert list(trial.launches.ranked()) == order
+    assert [trial.run(), trial.run()] == [order[1]] * 2, "of those that run, the first that spills least"
+    assert trial.tried == [*order[: choice.TRIALS], order[1], order[1]]
+
+
+def test_where_all_are_refused_the_last_refusal_is_raised() -> None:
+    trial = Trial(lambda config: True)
+    for attempt in (choice.TRIALS, 2 * choice.TRIALS):  # nothing is settled by that
+        with pytest.raises(choice.RefusedError, match=f"^attempt {attempt}$"):
+            trial.run()
+    assert not trial.launches.settled
+
+
+def test_where_nothing_fits_nothing_is_tried() -> None:
+    launches = choice.Launches(SHAPE, dataclasses.replace(DEVICES["sm_90"], shared_bytes=0), "persistent")
+    assert launches.best is None
+    with pytest.raises(RuntimeError, match=r"no persistent launch fits this device for ScanShape\(.*backend='aten'"):
+        launches.run(lambda *_: pytest.fail("called"), ())
+
+
+class Kernel:
+    """What `_launch` needs of a jit function whose compiled kernels spill, or for which there is no room: which is said
+    when they are loaded, or if not `loading` when they are launched."""
+
+    def __init__(self, words: int, refusal: Exception | None = None, loading: bool = True) -> None:
+        self.words, self.refusal, self.loading = words, refusal, loading
         self.launched = 0
 
     def warmup(self, *args: Any, grid: tuple[int, ...], **options: Any) -> Any:
-        words = self.words
+        words, refusal = self.words, self.refusal if self.loading else None
 
         class Compiled:
             # As Triton's: the driver counts them when the kernel is loaded, which asking for `run` does.
             @property
             def run(self) -> None:
+                if refusal is not None:
+                    raise refusal
                 self.n_spills = words
 
         return Compiled()
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        def launched(*args: Any, **options: Any) -> None:
+        def launched(**given: Any) -> None:
+            if self.refusal is not None:
+                raise self.refusal
             self.launched += 1
 
         return launched
@@ -138,13 +198,56 @@ class Kernel:
 def test_the_compiler_is_asked_before_the_launch(words: int, limit: int | None, launched: bool) -> None:
     kernel, tensor = Kernel(words), torch.zeros(4)
     config = LaunchConfig("stepwise", "streamed", "none", 16, 16, 128, 1, 1, 4, 4, 1)
-    given = (kernel, config, (tensor,), tensor, (1, 3, 1, 16), False, ("outer", "inner"), {}, limit)
+    given = (kernel, config, {"x_ptr": tensor}, tensor, (1, 3, 1, 16), False, ("outer", "inner"), {}, limit)
     if launched:
         launch._launch(*given)
     else:
-        with pytest.raises(launch.SpillsError, match="spills 6 registers"):
+        with pytest.raises(choice.SpillsError, match="spills 6 registers"):
             launch._launch(*given)
     assert kernel.launched == 2 * launched
+
+
+NO_ROOM = OutOfResources(300_000, 232_448, "shared memory")
+REFUSED = RuntimeError("Triton Error [CUDA]: too many blocks in cooperative launch")
+WAITING = LaunchConfig("persistent", "grid", "flag", 16, 16, 128, 1, 1, 4, 4, 1)
+
+
+@pytest.mark.parametrize("limit", [0, None], ids=["tried", "settled"])
+@pytest.mark.parametrize(
+    ("error", "loading"), [(NO_ROOM, True), (NO_ROOM, False), (REFUSED, False)], ids=["loader", "launcher", "driver"]
+)
+def test_what_there_is_no_room_for_is_refused(error: Exception, loading: bool, limit: int | None) -> None:
+    kernel, tensor = Kernel(0, error, loading), torch.zeros(4)
+    with pytest.raises(choice.RefusedError, match=re.escape(str(error))) as caught:
+        launch._launch(kernel, WAITING, {}, tensor, (1, 3, 1, 16), False, ("whole",), {}, limit)
+    assert caught.value.__cause__ is error
+
+
+def test_what_went_wrong_otherwise_gives_way_to_nothing() -> None:
+    """Such as a fault of an earlier kernel, which the driver tells when it is asked next."""
+    error = RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")
+    with pytest.raises(RuntimeError) as caught:
+        launch._launch(Kernel(0, error), WAITING, {}, torch.zeros(4), (1, 3, 1, 16), False, ("whole",), {}, 0)
+    assert caught.value is error
+
+
+def test_a_layer_runs_where_there_is_no_room_for_its_best_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = _layer()
+    expected = layer(x)[0]
+    original, made = launch.scan_fwd_kernel, []
+
+    class Loaded(Kernel):
+        def warmup(self, *args: Any, **options: Any) -> Any:
+            return super().warmup(*args, **options) if options["SOLO"] else None
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            made.append(grid)
+            return original[grid]  # type: ignore[no-any-return]  # Triton's
+
+    monkeypatch.setattr(launch, "scan_fwd_kernel", Loaded(0, NO_ROOM))
+    monkeypatch.setattr(fused, "launches", functools.cache(fused.launches.__wrapped__))
+    assert relative_error(layer(x)[0], expected) < 1e-5
+    assert made, "the next launch was made"
 
 
 def test_a_kernel_compiled_in_another_thread_is_waited_for() -> None:
@@ -155,16 +258,19 @@ def test_a_kernel_compiled_in_another_thread_is_waited_for() -> None:
 
 def test_tensors_start_where_the_kernels_reckon_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels tell the compiler that rows of whole 16 bytes are aligned; a view need not be."""
-    seen: list[tuple[torch.Tensor, ...]] = []
+    seen: list[dict[str, torch.Tensor]] = []
     monkeypatch.setattr(launch, "_launch", lambda kernel, config, pointers, *rest: seen.append(pointers))
     config = LaunchConfig("stepwise", "streamed", "none", 16, 16, 128, 1, 1, 4, 4, 1)
     counts = fastrnn.cells.CELLS["rnn_tanh"]
     state = torch.zeros(8 * 3 + 1)[1:].view(1, 1, 3, 8)
     assert state.data_ptr() % 16
     x, weight = torch.zeros(2, 3, 1, 1, 8), torch.zeros(1, 1, 8, 8)
-    output = launch.scan_fwd(x, weight, None, state, None, None, counts, config, "ieee", True, False)[0]
+    output = launch.scan_fwd(Inputs(x, weight, None, state, None, None), counts, config, "ieee", True, False).output
     shifted = torch.zeros(output.numel() + 1)[1:].view_as(output)
     empty = output.new_empty(2, 3, 1, 0, 8)
-    launch.scan_bwd(None, state, None, weight, state, None, None, shifted, empty, empty, counts, config, "ieee")
+    kept = Kept(weight, state, None, None, shifted, empty, empty)
+    launch.scan_bwd(Upstream(None, state, None), kept, counts, config, "ieee")
     forward, backward = seen
-    assert all(tensor.data_ptr() % 16 == 0 for tensor in (forward[3], backward[3], backward[6]))
+    assert all(
+        tensor.data_ptr() % 16 == 0 for tensor in (forward["state_ptr"], backward["state_ptr"], backward["h_ptr"])
+    )

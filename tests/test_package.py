@@ -58,7 +58,7 @@ def test_the_wheel_works_from_a_foreign_folder(wheel: Path, tmp_path: Path) -> N
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     program = """
-import torch, fastrnn, fastrnn.kernels.configs, fastrnn.bench.cli
+import torch, fastrnn, fastrnn.kernels.plan.choice, fastrnn.bench.cli
 layer = fastrnn.LSTM(3, 4)
 layer(torch.randn(5, 2, 3))[0].sum().backward()
 fastrnn.explain(layer, torch.randn(5, 2, 3))

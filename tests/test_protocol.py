@@ -1,11 +1,11 @@
 """The exchange, model-checked: every interleaving of a few programs, over a memory that reorders what it may.
 
-The model has what `kernels/sync.py` and `kernels/scan.py` rely on. A program is two warps, of which one stores half of
+The model has what `kernels/triton/sync.py` and the scans rely on. A program is two warps, of which one stores half of
 the program's units, the other the other half and the counter. A store becomes visible to others at any later time, in
 any order; a release waits until the stores of its own warp, and those that a block-wide barrier put before it, are
 visible. What a step reads is checked against what the step before wrote, in this launch.
 
-The protocols hold in every reachable state; each of the mistakes that `kernels/sync.py` guards against is found.
+The protocols hold in every reachable state; each of the mistakes that `kernels/triton/sync.py` guards against is found.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Protocol:
     """One protocol, or a broken one.
 
     Attributes:
-        exchange: `"flag"` or `"barrier"`, as in `kernels/sync.py`.
+        exchange: `"flag"` or `"barrier"`, as in `kernels/triton/sync.py`.
         filled: flag: whether all slots were filled with the "not written yet" pattern before the launch.
         synced: barrier: whether a block-wide barrier stands before the arrival, and one after the wait.
         released: barrier: whether the arrival is a release.

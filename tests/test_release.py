@@ -176,7 +176,7 @@ def test_the_wheel_of_the_source_distribution_works_from_a_foreign_folder(
     site = tmp_path / "site"
     zipfile.ZipFile(distributions[1]).extractall(site)
     program = """
-import torch, fastrnn, fastrnn.bench.cli, fastrnn.kernels.configs
+import torch, fastrnn, fastrnn.bench.cli, fastrnn.kernels.plan.choice
 fastrnn.LSTM(3, 4)(torch.randn(5, 2, 3))[0].sum().backward()
 print(fastrnn.__file__)
 """

@@ -1,4 +1,4 @@
-"""What the compiler makes of the launches that configs.py chooses: no spills, and no more shared memory than there is.
+"""What the compiler makes of the launches that are chosen: no spills, and no more shared memory than there is.
 
 Compiled for GPUs that are not there, in a process of its own, since this one interprets its kernels.
 """
@@ -19,9 +19,12 @@ pytest.importorskip("triton")
 
 PROGRAM = """
     import json, sys
-    from fastrnn.kernels.configs import DEVICES, ScanShape, choose, shared_estimate
     from fastrnn.kernels.counts import COUNTS
-    from fastrnn.kernels.offline import compile_scan
+    from fastrnn.kernels.offline.report import compile_scan
+    from fastrnn.kernels.plan.choice import choose
+    from fastrnn.kernels.plan.configs import ScanShape
+    from fastrnn.kernels.plan.cost import shared_estimate
+    from fastrnn.kernels.plan.devices import DEVICES
 
     for arch, cell, backward, dtype, H, B, D, options, schedule, exchange in json.loads(sys.argv[1]):
         device, counts = DEVICES[arch], COUNTS[cell]

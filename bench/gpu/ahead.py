@@ -29,9 +29,9 @@ from fastrnn.bench.rows import journal
 from fastrnn.bench.rows.cases import Case
 from fastrnn.bench.rows.errors import BenchError, said
 from fastrnn.bench.showing.table import emit
-from fastrnn.kernels import launch as launcher
+from fastrnn.kernels.triton import launch as launcher
 
-KERNELS = ("scan_fwd_kernel", "scan_bwd_kernel")  # of `fastrnn.kernels.launch`
+KERNELS = ("scan_fwd_kernel", "scan_bwd_kernel")  # of `fastrnn.kernels.triton.launch`
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,15 @@ class Recorder:
     def __getitem__(self, grid: object) -> Any:
         return self._note
 
-    def warmup(self, *arguments: Any, grid: object, **constants: Any) -> None:
+    def warmup(self, *, grid: object, **constants: Any) -> None:
         """In place of the kernel's, which would compile here and now."""
-        self._note(*arguments, **constants)
+        self._note(**constants)
 
-    def _note(self, *arguments: Any, **constants: Any) -> None:
+    def _note(self, **constants: Any) -> None:
+        params = [p for p in self.kernel.params if not p.is_constexpr]
+        arguments = [constants.pop(p.name) for p in params]
         device = next(a.device for a in arguments if isinstance(a, torch.Tensor))
-        kinds = tuple(_kind(a, p.do_not_specialize) for a, p in zip(arguments, self.kernel.params, strict=False))
+        kinds = tuple(_kind(a, p.do_not_specialize) for a, p in zip(arguments, params, strict=True))
         pairs = tuple(sorted((name, _encoded(value)) for name, value in constants.items()))
         capability = torch.cuda.get_device_capability(device)
         self.found[Launch(self.kernel.fn.__name__, kinds, pairs, capability)] = None

@@ -18,12 +18,13 @@ from fastrnn.bench.gpu import workers
 from fastrnn.bench.rows import journal
 from fastrnn.bench.rows.errors import said
 from fastrnn.bench.showing.table import columns, emit, heading, line
-from fastrnn.kernels import configs
-from fastrnn.kernels.configs import LaunchConfig
 from fastrnn.kernels.counts import COUNTS
+from fastrnn.kernels.plan.choice import choose
+from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
+from fastrnn.kernels.plan.devices import DEVICES
 
 if TYPE_CHECKING:
-    from fastrnn.kernels.offline import Report
+    from fastrnn.kernels.offline.report import Report
 
 ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 HIDDEN = (32, 64, 128, 256, 512, 768, 1024, 1536, 2048)
@@ -51,8 +52,7 @@ class Job:
     def config(self) -> LaunchConfig | None:
         counts = COUNTS[self.cell]
         sizes = (counts.gates, self.backward, ELEMENT_BYTES[self.dtype], self.B, self.H, self.directions)
-        shape = configs.ScanShape(*sizes, inner=counts.inner)
-        return configs.choose(shape, configs.DEVICES[self.arch], self.schedule)
+        return choose(ScanShape(*sizes, inner=counts.inner), DEVICES[self.arch], self.schedule)
 
 
 def jobs(
@@ -78,20 +78,18 @@ def unavailable() -> str | None:
     """Why there can be no report here, or None."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed; the kernel report needs its compiler"
-    from triton.runtime.interpreter import InterpretedFunction
+    from fastrnn.kernels.triton.constants import interpreted
 
-    from fastrnn.kernels.scan import scan_fwd_kernel
-
-    if isinstance(scan_fwd_kernel, InterpretedFunction):
+    if interpreted():
         return "TRITON_INTERPRET is set, so Triton interprets the kernels and compiles none; unset it for this report"
     return None
 
 
 def _compile(job: Job, config: LaunchConfig) -> Report | str:
     """In a worker process: the report, or what the compiler said; not every exception of Triton's can be sent home."""
-    from fastrnn.kernels.offline import compile_scan
+    from fastrnn.kernels.offline.report import compile_scan
 
-    capability = configs.DEVICES[job.arch].capability
+    capability = DEVICES[job.arch].capability
     try:
         return compile_scan(COUNTS[job.cell], job.backward, job.dtype, job.H, job.directions, config, capability)
     except Exception as error:
@@ -100,7 +98,7 @@ def _compile(job: Job, config: LaunchConfig) -> Report | str:
 
 def _row(job: Job, config: LaunchConfig | None, report: Report | str | None) -> dict[str, Any]:
     """One object of the report, the same keys in each; `status` is "ok" or says what is wrong."""
-    limit = configs.DEVICES[job.arch].shared_bytes
+    limit = DEVICES[job.arch].shared_bytes
     found = None if isinstance(report, str) else report
     if config is None:
         status = "no launch"

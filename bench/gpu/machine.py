@@ -1,4 +1,4 @@
-"""`machine`: the constants of kernels/configs.py as they are on the GPU at hand, beside those of the cost model.
+"""`machine`: the constants of kernels/plan/devices.py as they are on the GPU at hand, beside those of the cost model.
 
 Each is the slope of a kernel's time over how often it does the thing, so that launches and start-up drop out.
 """
@@ -17,7 +17,7 @@ import torch
 from fastrnn.bench.measuring.timing import stop_if_lost
 from fastrnn.bench.rows.errors import BenchError, said
 from fastrnn.bench.showing.table import columns, emit, heading, line
-from fastrnn.kernels.configs import Device
+from fastrnn.kernels.plan.devices import Device
 
 _WARPS = 8
 _WIDTH = 2  # elements per program and step: so few that the hop is all there is to wait for
@@ -175,7 +175,7 @@ def macs(sizes: Mapping[str, Any]) -> int:
 
 
 def measurements(sms: int, device: torch.device) -> dict[str, Callable[[], float]]:
-    """How each constant is measured, by the names of `configs.Device`; each needs none of the others."""
+    """How each constant is measured, by the names of `devices.Device`; each needs none of the others."""
     probes = all_probes(sms)
     return {
         "hop_us": lambda: _hop_us(probes["flag"], sms, device),

@@ -1,4 +1,4 @@
-"""Kernels that measure one constant of kernels/configs.py each; `machine` launches and times them.
+"""Kernels that measure one constant of kernels/plan/devices.py each; `machine` launches and times them.
 
 Every loop has an end that is given, and every wait gives up (`sync.SPIN_LIMIT`): an error, never a hung GPU.
 """
@@ -6,8 +6,8 @@ Every loop has an end that is given, and every wait gives up (`sync.SPIN_LIMIT`)
 import triton
 import triton.language as tl
 
-from fastrnn.kernels.sync import arrive, load_exchanged, wait
-from fastrnn.kernels.tiles import store_exchanged
+from fastrnn.kernels.triton.sync import arrive, load_exchanged, wait
+from fastrnn.kernels.triton.tiles import store_exchanged
 
 
 @triton.jit

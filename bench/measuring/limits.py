@@ -10,8 +10,8 @@ import torch
 from fastrnn.backends import fused
 from fastrnn.bench.rows.cases import Case
 from fastrnn.cells import CELLS
-from fastrnn.kernels import configs
-from fastrnn.kernels.configs import Device
+from fastrnn.kernels.plan import cost
+from fastrnn.kernels.plan.devices import Device
 
 
 def limit_us(case: Case, device: Device) -> float | None:
@@ -22,8 +22,8 @@ def limit_us(case: Case, device: Device) -> float | None:
     total = 0.0
     for backward in (False, True) if case.train else (False,):
         shape = fused.scan_shape(CELLS[case.cell], backward, dtype, case.B, case.H, directions, case.train)
-        launches = [fused.choose(shape, device, schedule) for schedule in ("persistent", "stepwise")]
-        costs = [configs.step_cost(shape, config, device) for config in launches if config is not None]
+        launches = [fused.launches(shape, device, schedule).best for schedule in ("persistent", "stepwise")]
+        costs = [cost.step_cost(shape, config, device) for config in launches if config is not None]
         if not costs:
             return None
         total += min(costs)

@@ -11,9 +11,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from fastrnn.bench.providers.provider import Provider, State, build_layer
 from fastrnn.bench.rows.cases import Case
-from fastrnn.kernels import peer
-from fastrnn.kernels.configs import DEVICES
 from fastrnn.kernels.counts import COUNTS
+from fastrnn.kernels.plan import peer
+from fastrnn.kernels.plan.devices import DEVICES
 
 _STANDARD, _OWN_LOOP = "per-step GEMM", "PyTorch's own loop"
 

@@ -7,30 +7,24 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import itertools
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from fastrnn.kernels import configs
-from fastrnn.kernels.configs import Device, LaunchConfig, ScanShape
+from fastrnn.kernels.plan import devices
+from fastrnn.kernels.plan.choice import Launches
+from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
+from fastrnn.kernels.plan.devices import Device
+from fastrnn.kernels.tensors import Gradients, Inputs, Kept, Results, Upstream
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fastrnn.cells import Cell
     from fastrnn.scan.problem import Problem
 
 _MIN_CAPABILITY = (8, 0)
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-_Result = TypeVar("_Result")
-
-# The launches that run, by all that a launch is chosen for, and then by the variant of the kernel: its flags, the first
-# two of which are whether rows have lengths and resets.
-_SETTLED: dict[tuple[Any, ...], dict[tuple[bool, ...], LaunchConfig]] = {}
-_SETTLED_LIMIT = 4096  # batch sizes, in the main; what is forgotten is found again, from kernels that Triton still has
-# How many launches are compiled, seconds each, before the one that spills least will do.
-_TRIALS = 6
 
 
 @functools.cache
@@ -43,7 +37,7 @@ def interpreting() -> bool:
     """Whether Triton runs its kernels in its interpreter, on the CPU: how tests run them without a GPU."""
     if not _triton_installed():
         return False
-    from fastrnn.kernels.scan import interpreted
+    from fastrnn.kernels.triton.constants import interpreted
 
     return interpreted()
 
@@ -56,7 +50,7 @@ def _cuda_limits(index: int) -> Device:
         name=properties.name,
         capability=capability,
         sms=properties.multi_processor_count,
-        shared_bytes=configs.shared_bytes(capability),
+        shared_bytes=devices.shared_bytes(capability),
     )
 
 
@@ -64,7 +58,7 @@ def device_limits(device: torch.device) -> Device:
     """The limits that launches on `device` are chosen by; the interpreter plays an H100."""
     if device.type == "cuda":
         return _cuda_limits(torch.cuda.current_device() if device.index is None else device.index)
-    return configs.DEVICES["sm_90"]
+    return devices.DEVICES["sm_90"]
 
 
 def unmet_requirement(problem: Problem) -> str | None:
@@ -93,15 +87,11 @@ def declined() -> str | None:
     return "Triton's interpreter is for tests" if interpreting() else None
 
 
-@functools.lru_cache(maxsize=4096)
-def choose(shape: ScanShape, device: Device, schedule: str) -> LaunchConfig | None:
-    """`configs.choose`, remembered: a call's overhead is counted in microseconds."""
-    chosen = configs.choose(shape, device, schedule)
-    if chosen is None or chosen.exchange == "none" or not interpreting():
-        return chosen
-    # The interpreter runs programs one after another, and whether the best launch waits depends on the batch, which the
-    # choice of a backend leaves open: of the launches that fit, it takes the one without an exchange.
-    return next((c for c in configs.candidates(shape, device, schedule) if c.exchange == "none"), chosen)
+@functools.lru_cache(maxsize=4096)  # batch sizes, in the main; what is forgotten is found again, of kernels Triton has
+def launches(shape: ScanShape, device: Device, schedule: str) -> Launches:
+    """What a scan has to choose from, and what its kernels run with: kept, since a call's overhead is counted in
+    microseconds."""
+    return Launches(shape, device, schedule, waiting=not interpreting())
 
 
 def tf32_allowed() -> bool:
@@ -134,20 +124,23 @@ def passes(problem: Problem) -> list[ScanShape]:
 def planned(problem: Problem, schedule: str) -> list[LaunchConfig | None]:
     """Their launches."""
     device = device_limits(problem.device)
-    return [choose(shape, device, schedule) for shape in passes(problem)]
+    return [launches(shape, device, schedule).best for shape in passes(problem)]
+
+
+def _variant(cell: Cell, dtype: torch.dtype, lengths: bool, resets: bool, *flags: bool) -> tuple[object, ...]:
+    """What else a kernel is compiled by than the shape that its launch is chosen for."""
+    return (cell.name, dtype, lengths, resets, *flags)
 
 
 def _running(problem: Problem, schedule: str) -> list[LaunchConfig | None]:
     """`planned`, less what gave way when it was compiled."""
-    plans = planned(problem, schedule)
-    flags = (problem.lengths or problem.packed, problem.resets)
-    sizes = (problem.dtype, problem.batch, problem.hidden, problem.directions)
-    for backward in range(len(plans)):
-        shape = scan_shape(problem.cell, bool(backward), *sizes)
-        key = (problem.cell.name, problem.dtype, shape, device_limits(problem.device), schedule)
-        for variant, config in _SETTLED.get(key, {}).items():
-            if variant[:2] == flags:
-                plans[backward] = config
+    device = device_limits(problem.device)
+    variant = _variant(problem.cell, problem.dtype, problem.lengths or problem.packed, problem.resets)
+    plans = []
+    for shape in passes(problem):
+        found = launches(shape, device, schedule)
+        alike = [config for settled, config in found.settled.items() if settled[: len(variant)] == variant]
+        plans.append(alike[-1] if alike else found.best)
     return plans
 
 
@@ -159,134 +152,49 @@ def describe(problem: Problem, schedule: str) -> str:
     return plans[0]
 
 
-def _ranked(shape: ScanShape, device: Device, schedule: str) -> Iterator[LaunchConfig]:
-    """The launch that `choose` takes, then the others of its kind, best first."""
-    first = choose(shape, device, schedule)
-    if first is None:
-        raise RuntimeError(f"no {schedule} launch fits this device for {shape}; pass backend='aten'")
-    yield first
-    for config in configs.ranked(shape, device, schedule):
-        # What the interpreter cannot run comes first or not at all.
-        if config != first and not (interpreting() and config.exchange != "none"):
-            yield config
+def _precision() -> str:
+    return "tf32" if tf32_allowed() else "ieee"
 
 
-def _settled(
-    run: Callable[[LaunchConfig, int | None], _Result],
-    cell: Cell,
-    backward: bool,
-    output: Tensor,
-    schedule: str,
-    variant: tuple[bool, ...],
-) -> _Result:
-    """`run(config, spill_limit)` under the best launch, for tensors shaped `(T, B, D, ..., H)` like `output`, whose
-    kernel spills no registers; or under the one that spills least, where all that were tried do.
-
-    That is settled before the first launch, not by it: so every call of a process computes with the same launch, and
-    what a CUDA graph captures is what ran before. A variant is settled for itself, whatever others were called before.
-    """
-    from fastrnn.kernels.launch import SpillsError
-
+def _launches_of(cell: Cell, backward: bool, output: Tensor, schedule: str) -> Launches:
+    """The launches for tensors shaped `(T, B, D, ..., H)` like `output`."""
     shape = scan_shape(cell, backward, output.dtype, output.shape[1], output.shape[-1], output.shape[2])
-    device = device_limits(output.device)
-    key = (cell.name, output.dtype, shape, device, schedule)
-    known = _SETTLED.get(key, {}).get(variant)
-    if known is not None:
-        return run(known, None)
-    if len(_SETTLED) > _SETTLED_LIMIT:
-        _SETTLED.clear()
-    variants = _SETTLED.setdefault(key, {})
-    spilled: list[tuple[int, LaunchConfig]] = []
-    for config in itertools.islice(_ranked(shape, device, schedule), _TRIALS):
-        try:
-            result = run(config, 0)
-        except SpillsError as error:
-            spilled.append((error.words, config))
-        else:
-            variants[variant] = config
-            return result
-    variants[variant] = min(spilled, key=lambda found: found[0])[1]
-    return run(variants[variant], None)
+    return launches(shape, device_limits(output.device), schedule)
 
 
-def scan(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    cell: Cell,
-    schedule: str,
-    save: bool,
-    cells: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`kernels.launch.scan_fwd` under the launch chosen for these sizes."""
-    from fastrnn.kernels.launch import scan_fwd
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
 
+
+def scan(inputs: Inputs, cell: Cell, schedule: str, save: bool, cells: bool) -> Results:
+    """`kernels.triton.launch.scan_fwd` under the launch chosen for these sizes."""
+    from fastrnn.kernels.triton.launch import scan_fwd
+
+    x, weight, bias, state, lengths, resets = inputs
     _, B, D, G, H = x.shape
     if state.shape != (cell.states, D, B, H) or weight.shape != (D, G, H, H):
         # The kernels address memory by the sizes of x alone.
         raise RuntimeError(f"state {tuple(state.shape)} and weight {tuple(weight.shape)} do not fit x {tuple(x.shape)}")
-    given = (
-        x.contiguous(),
-        weight.contiguous(),
-        None if bias is None else bias.contiguous(),
-        state.contiguous(),
-        lengths,
-        None if resets is None else resets.contiguous(),
-        cell,
+    inputs = Inputs(
+        x.contiguous(), weight.contiguous(), _contiguous(bias), state.contiguous(), lengths, _contiguous(resets)
     )
-    precision = "tf32" if tf32_allowed() else "ieee"
-    return _settled(
-        lambda config, spill_limit: scan_fwd(*given, config, precision, save, cells, spill_limit),
-        cell,
-        False,
-        x,
-        schedule,
-        (lengths is not None, resets is not None, bias is not None, save, cells),
+    precision = _precision()
+    variant = _variant(cell, x.dtype, lengths is not None, resets is not None, bias is not None, save, cells)
+    return _launches_of(cell, False, x, schedule).run(
+        lambda config, spill_limit: scan_fwd(inputs, cell, config, precision, save, cells, spill_limit), variant
     )
 
 
-def scan_backward(
-    dout: Tensor | None,
-    dfinal: Tensor | None,
-    dcells: Tensor | None,
-    weight: Tensor,
-    state: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    output: Tensor,
-    cells: Tensor,
-    saved: Tensor,
-    cell: Cell,
-    schedule: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`kernels.launch.scan_bwd`, and the initial state's gradient made whole: `(dx, dr, dstate)`."""
-    from fastrnn.kernels.launch import first_step, scan_bwd
+def scan_backward(upstream: Upstream, kept: Kept, cell: Cell, schedule: str) -> Gradients:
+    """`kernels.triton.launch.scan_bwd` under the launch chosen for these sizes."""
+    from fastrnn.kernels.triton.launch import scan_bwd
 
-    weight = weight.contiguous()
-    given = (
-        None if dout is None else dout.contiguous(),
-        torch.zeros_like(state, memory_format=torch.contiguous_format) if dfinal is None else dfinal.contiguous(),
-        None if dcells is None else dcells.contiguous(),
-        weight,
-        state.contiguous(),
-        lengths,
-        None if resets is None else resets.contiguous(),
-        output,
-        cells,
-        saved,
-        cell,
+    weight, state, lengths, resets, output, others, saved = kept
+    kept = Kept(weight.contiguous(), state.contiguous(), lengths, _contiguous(resets), output, others, saved)
+    upstream = Upstream(*map(_contiguous, upstream))
+    precision = _precision()
+    flags = upstream.output is not None, upstream.cells is not None
+    variant = _variant(cell, output.dtype, lengths is not None, resets is not None, *flags)
+    return _launches_of(cell, True, output, schedule).run(
+        lambda config, spill_limit: scan_bwd(upstream, kept, cell, config, precision, spill_limit), variant
     )
-    precision = "tf32" if tf32_allowed() else "ieee"
-    dx, dr, dstate = _settled(
-        lambda config, spill_limit: scan_bwd(*given, config, precision, spill_limit),
-        cell,
-        True,
-        output,
-        schedule,
-        (lengths is not None, resets is not None, dout is not None, dcells is not None),
-    )
-    dstate[0] += first_step(dr, weight, lengths, resets, cell)
-    return dx, dr, dstate.to(state.dtype)

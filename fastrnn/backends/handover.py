@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fastrnn.backends import aten, fused
-from fastrnn.kernels import configs, peer
+from fastrnn.kernels.plan import cost, peer
 
 if TYPE_CHECKING:
     from fastrnn.scan.problem import Problem
@@ -50,8 +50,8 @@ def ours_us(problem: Problem) -> float | None:
     device = fused.device_limits(problem.device)
     passes = fused.passes(problem)
     for schedule in ("persistent", "stepwise"):
-        launches = [(shape, fused.choose(shape, device, schedule)) for shape in passes]
-        costs = [configs.step_cost(shape, config, device) for shape, config in launches if config is not None]
+        launches = [(shape, fused.launches(shape, device, schedule).best) for shape in passes]
+        costs = [cost.step_cost(shape, config, device) for shape, config in launches if config is not None]
         if len(costs) == len(passes):
             return sum(costs) * problem.layers
     return None

@@ -18,7 +18,7 @@ class Kernels(Backend):
         return fused.describe(problem, self.name)
 
     def scan(self, inputs: Inputs, cell: Cell, save: bool, cells: bool) -> Results:
-        return Results(*fused.scan(*inputs, cell, self.name, save, cells))
+        return fused.scan(inputs, cell, self.name, save, cells)
 
     def scan_backward(self, upstream: Upstream, kept: Kept, cell: Cell) -> Gradients:
-        return Gradients(*fused.scan_backward(*upstream, *kept, cell, self.name))  # type: ignore[arg-type]
+        return fused.scan_backward(upstream, kept, cell, self.name)

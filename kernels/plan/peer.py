@@ -1,17 +1,17 @@
 """torch's own kernels on a GPU, cuDNN's: which algorithm PyTorch asks for, and what a step of it takes at its best.
 
-The other side of `configs.step_cost`: `"auto"` hands over where a scan would take `MARGIN` times as long as this says.
-Pure Python, no torch and no Triton. Nothing here was measured by this project: the constants come from the published
-times in `PUBLISHED`, from GPUs of several years, and every estimate stays below them, since what hands over should
-know the peer's best rather than its average. All times are microseconds, all sizes bytes.
+The other side of `cost.step_cost`: `"auto"` hands over where a scan would take `MARGIN` times as long as this says.
+Nothing here was measured by this project: the constants come from the published times in `PUBLISHED`, from GPUs of
+several years, and every estimate stays below them, since what hands over should know the peer's best rather than its
+average. All times are microseconds, all sizes bytes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastrnn.kernels.configs import Device
 from fastrnn.kernels.counts import Counts
+from fastrnn.kernels.plan.devices import Device
 
 # How many times as long as torch's kernels ours may take, by both models, or by how much in a pass: below that, models
 # fitted to nothing measured cannot tell, and what ours do besides (the same bits always, second derivatives) counts.

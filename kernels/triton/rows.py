@@ -6,7 +6,7 @@
 import triton
 import triton.language as tl
 
-from fastrnn.kernels.tiles import load_packed, unpack, zeros
+from fastrnn.kernels.triton.tiles import load_packed, unpack, zeros
 
 
 @triton.jit

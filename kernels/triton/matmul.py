@@ -10,8 +10,8 @@
 import triton
 import triton.language as tl
 
-from fastrnn.kernels.sync import load_exchanged
-from fastrnn.kernels.tiles import zeros
+from fastrnn.kernels.triton.sync import load_exchanged
+from fastrnn.kernels.triton.tiles import zeros
 
 
 @triton.jit

@@ -16,16 +16,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastrnn.kernels.configs import LaunchConfig
 from fastrnn.kernels.counts import Counts
-from fastrnn.kernels.scan import (
-    launch_options,
-    phases,
-    scan_bwd_kernel,
-    scan_constants,
-    scan_fwd_kernel,
-    steps,
-)
+from fastrnn.kernels.plan.configs import LaunchConfig
+from fastrnn.kernels.triton.backward import scan_bwd_kernel
+from fastrnn.kernels.triton.constants import launch_options, phases, scan_constants, steps
+from fastrnn.kernels.triton.forward import scan_fwd_kernel
 
 _POINTER_TYPES = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}
 _INT_ARGUMENTS = ("T", "B", "step0", "step1", "batch0")
@@ -33,7 +28,7 @@ _INT_ARGUMENTS = ("T", "B", "step0", "step1", "batch0")
 
 @dataclass(frozen=True)
 class Report:
-    """What one compiled kernel uses; of a step in two phases (`scan.phases`), the two kernels' larger or summed figure.
+    """What one compiled kernel uses; of a step in two phases, the two kernels' larger or summed figure.
 
     Attributes:
         registers: per thread.

@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from triton.runtime.jit import KernelInterface
 
-from fastrnn.kernels.tiles import sigmoid, tanh
+from fastrnn.kernels.triton.tiles import sigmoid, tanh
 
 
 @triton.jit

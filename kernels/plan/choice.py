@@ -1,0 +1,147 @@
+"""The choice of a launch: what there is to choose from, best first, and which one a kernel runs with in the end.
+
+Pure Python, as all of `plan/`, no torch and no Triton: a choice is a function of sizes and of the device's limits, so
+it can be made, tested and reported with no GPU. What a launch came to, its caller says: by an error where it gives way.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape, ceil_div
+from fastrnn.kernels.plan.cost import launch_cost
+from fastrnn.kernels.plan.devices import Device
+from fastrnn.kernels.plan.limits import fits
+
+_Result = TypeVar("_Result")
+
+_MAX_GRID_Y = 65535
+# How many launches are compiled, seconds each, before the one that spills least will do.
+TRIALS = 6
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def _solo(shape: ScanShape, schedule: str) -> Iterator[LaunchConfig]:
+    size = max(16, _power_of_two(shape.hidden))
+    if size <= 128:
+        # Backward in float32, 64 units need more registers than four warps have.
+        warps = 8 if size > 64 or (size == 64 and shape.backward and shape.element_bytes > 2) else 4
+        yield LaunchConfig(schedule, "solo", "none", 16, size, size, 1, 1, 1, warps, _MAX_GRID_Y)
+
+
+def _spread(shape: ScanShape, device: Device, schedule: str, exchange: str) -> Iterator[LaunchConfig]:
+    """R over the grid: resident or streamed where the schedule is persistent, streamed where it is stepwise."""
+    persistent = schedule == "persistent"
+    for block_b, block_h, block_k in itertools.product((16, 32, 64), (8, 16, 32), (512, 256, 128)):
+        programs = ceil_div(shape.hidden, block_h) * shape.directions
+        tiles = min(max(1, ceil_div(shape.batch, block_b)), device.sms // programs) if persistent else _MAX_GRID_Y
+        if tiles == 0:
+            continue
+        num_k = ceil_div(shape.hidden, block_k)
+        for tier, group in (*(("grid", g) for g in (4, 3, 2, 1) if persistent and num_k % g == 0), ("streamed", 1)):
+            # Of a split contraction every warp repeats the pointwise part: four of them issue half of what eight do.
+            for warps in (8, 4) if block_b < 64 else (8,):
+                split = warps if block_b < 64 else 1
+                yield LaunchConfig(
+                    schedule, tier, exchange, block_b, block_h, block_k, num_k, group, split, warps, tiles
+                )
+
+
+def every(shape: ScanShape, device: Device, schedule: str, exchange: str | None = None) -> Iterator[LaunchConfig]:
+    """Every launch that is thought of for `shape`; of one exchange, where it is given."""
+    exchanges = ("none",) if schedule == "stepwise" else ("flag", "barrier") if exchange is None else (exchange,)
+    spread = itertools.chain.from_iterable(_spread(shape, device, schedule, kind) for kind in exchanges)
+    return itertools.chain(_solo(shape, schedule), spread)
+
+
+def candidates(shape: ScanShape, device: Device, schedule: str, exchange: str | None = None) -> Iterator[LaunchConfig]:
+    """Those that are known to work."""
+    return (config for config in every(shape, device, schedule, exchange) if fits(shape, config, device))
+
+
+def ranked(shape: ScanShape, device: Device, schedule: str, exchange: str | None = None) -> list[LaunchConfig]:
+    """The candidates, the one that the cost model likes best first; none where the device has no room for any."""
+    return sorted(candidates(shape, device, schedule, exchange), key=lambda config: launch_cost(shape, config, device))
+
+
+def choose(shape: ScanShape, device: Device, schedule: str, exchange: str | None = None) -> LaunchConfig | None:
+    """The first of `ranked`, or None."""
+    return next(iter(ranked(shape, device, schedule, exchange)), None)
+
+
+class RefusedError(RuntimeError):
+    """A launch that was not made, and nothing written, since the driver or Triton's loader has no room for it."""
+
+
+class SpillsError(RuntimeError):
+    """A launch that was not made, and nothing written, since its kernel keeps `words` registers' worth in memory."""
+
+    def __init__(self, words: int) -> None:
+        super().__init__(f"the kernel spills {words} registers")
+        self.words = words
+
+
+class Launches:
+    """The launches of one scan, and what became of them: the one place where a launch falls to the next.
+
+    Attributes:
+        shape, device, schedule: what they are of.
+        best: the one that the cost model likes best; None where the device has no room for any.
+        settled: the one that runs, by the variant of the kernel.
+    """
+
+    def __init__(self, shape: ScanShape, device: Device, schedule: str, waiting: bool = True) -> None:
+        """`waiting`: whether programs can wait for each other; in Triton's interpreter they run one after another."""
+        self.shape, self.device, self.schedule, self.waiting = shape, device, schedule, waiting
+        self.best: LaunchConfig | None = next(iter(self._found()), None)
+        self.settled: dict[tuple[object, ...], LaunchConfig] = {}
+
+    def _found(self) -> list[LaunchConfig]:
+        found = ranked(self.shape, self.device, self.schedule)
+        if self.waiting:
+            return found
+        # Whether the best launch waits depends on the batch, which the choice of a backend leaves open: of the launches
+        # that fit, those without an exchange are taken. Where there is none, a backend sees by the best that it waits.
+        return [config for config in found if config.exchange == "none"] or found[:1]
+
+    def ranked(self) -> Iterator[LaunchConfig]:
+        """The best, then the others in turn; found again, since a process keeps thousands of these."""
+        if self.best is not None:
+            yield self.best
+            yield from self._found()[1:]
+
+    def run(self, call: Callable[[LaunchConfig, int | None], _Result], variant: tuple[object, ...]) -> _Result:
+        """`call(config, spill_limit)` under the best launch that is not refused and whose kernel spills no registers;
+        or under the one that spills least, where all that were tried do.
+
+        That is settled before the first launch, not by it: so every call of a process computes with the same launch,
+        and what a CUDA graph captures is what ran before. A variant is settled for itself, whatever others were called
+        before.
+
+        Raises:
+            RuntimeError: there is no launch, or all that were tried were refused: the last refusal.
+        """
+        known = self.settled.get(variant)
+        if known is not None:
+            return call(known, None)
+        spilled: list[tuple[int, LaunchConfig]] = []
+        refusal = RuntimeError(f"no {self.schedule} launch fits this device for {self.shape}; pass backend='aten'")
+        for config in itertools.islice(self.ranked(), TRIALS):
+            try:
+                result = call(config, 0)
+            except SpillsError as error:
+                spilled.append((error.words, config))
+            except RefusedError as error:
+                refusal = error
+            else:
+                self.settled[variant] = config
+                return result
+        if not spilled:
+            raise refusal
+        self.settled[variant] = min(spilled, key=lambda found: found[0])[1]
+        return call(self.settled[variant], None)

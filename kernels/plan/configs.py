@@ -1,0 +1,79 @@
+"""What is planned for, a scan's shape, and what a plan says: how one scan kernel is launched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """How one scan kernel is launched.
+
+    Attributes:
+        schedule: `"persistent"` (the whole sequence in one launch) or `"stepwise"` (one launch per step).
+        tier: `"solo"` (one program holds all of R), `"grid"` (R spread over the grid, resident) or `"streamed"` (R read
+            again every step).
+        exchange: how programs hand over h or dr: `"none"`, `"flag"` or `"barrier"` (sync.py).
+        block_b, block_h: batch rows and hidden units per program.
+        block_k, num_k: the contraction's chunk and the number of chunks.
+        group: chunks fetched together, where R is resident.
+        split: over how many warps one chunk is split.
+        num_warps: warps per program.
+        batch_tiles: batch tiles per launch; further rows run as further launches (waves).
+    """
+
+    schedule: str
+    tier: str
+    exchange: str
+    block_b: int
+    block_h: int
+    block_k: int
+    num_k: int
+    group: int
+    split: int
+    num_warps: int
+    batch_tiles: int
+
+    def describe(self) -> str:
+        text = f"{self.tier} tier, {self.block_h} units x {self.block_b} rows per program, {self.num_warps} warps"
+        return text if self.exchange == "none" else f"{text}, {self.exchange} exchange"
+
+
+@dataclass(frozen=True)
+class ScanShape:
+    """What a launch is chosen for.
+
+    Attributes:
+        gates: the cell's gates.
+        backward: which of the two scans.
+        element_bytes: of the exchanged tensors and the weights.
+        batch, hidden, directions: sizes.
+        ieee: whether products are to be exact float32 ones, which the matrix units do not do.
+        inner: how many of the gates are contracted apart from the others, after one more exchange (counts.py).
+        moved: elements per row and unit that a step reads from memory or writes there, h's exchange aside; the same for
+            every launch, so it has no part in the choice of one.
+    """
+
+    gates: int
+    backward: bool
+    element_bytes: int
+    batch: int
+    hidden: int
+    directions: int
+    ieee: bool = False
+    inner: int = 0
+    moved: int = field(default=0, compare=False)
+
+    @property
+    def left(self) -> int:
+        """Operands read per unit of K: h forward, one gradient per gate backward."""
+        return self.gates if self.backward else 1
+
+    @property
+    def out(self) -> int:
+        """Accumulators per unit: one per gate forward, dh backward."""
+        return 1 if self.backward else self.gates
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)

@@ -1,0 +1,117 @@
+"""What a launch of ours takes: shared memory, registers, instructions, and by them the time of a step.
+
+Estimates, from sizes and the device's limits alone. All times are microseconds, all sizes bytes.
+"""
+
+from __future__ import annotations
+
+from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape, ceil_div
+from fastrnn.kernels.plan.devices import KIB, Device
+
+
+def shared_estimate(shape: ScanShape, config: LaunchConfig) -> int:
+    """Shared memory the compiler will need at most: R's slice, the left operands in flight and the reductions' scratch.
+
+    An upper bound, and tight where it matters; the test of the offline report compares it with the compiler's figure.
+    """
+    chunk = config.block_k * shape.element_bytes
+    chunks = 1 if config.tier == "streamed" else config.num_k
+    weights = shape.gates * config.block_h * chunk * chunks
+    left = shape.left * config.group * config.block_b * chunk
+    scratch = config.split * config.block_b * config.block_h * 4 * shape.out
+    # A split contraction's scratch reuses the left operands' memory; the others' does not.
+    return weights + (max(left, scratch) if config.split > 1 else left + scratch)
+
+
+def register_estimate(shape: ScanShape, config: LaunchConfig) -> float:
+    """Registers per thread of a split contraction, fitted to sm_90 compile reports (Triton 3.7.1).
+
+    What counts is the left operands in flight (a 16-bit element takes a register too, while it is checked for the
+    exchange's pattern), the accumulators and pointwise tiles, and streamed weights on their way to shared memory.
+    """
+    threads = config.num_warps * 32
+    left = shape.left * config.group * config.block_b * config.block_k / threads
+    acc = shape.out * config.block_b * config.block_h / 32
+    pointwise = 12 * config.block_b * config.block_h / threads
+    streamed = shape.gates * config.block_h * config.block_k * shape.element_bytes / 4 / threads
+    base, per_tile = (78, 3.2) if shape.backward else (56, 2.4)
+    total = base + 1.6 * left + per_tile * (acc + pointwise) + (0.6 * streamed if config.tier == "streamed" else 0)
+    return total + (20 if shape.element_bytes == 4 else 0)
+
+
+def instruction_estimate(shape: ScanShape, config: LaunchConfig) -> float:
+    """Instructions that a warp executes per step, fitted to sm_90 compile reports (Triton 3.7.1; half within 4 %).
+
+    What grows with the tile: the left operands' loads, and the check of each of their elements where the data is its
+    own flag; the matrix instructions; and the pointwise part, which a split contraction leaves every warp to repeat.
+    """
+    threads = config.num_warps * 32
+    padded_k = config.num_k * config.block_k
+    left = shape.left * config.block_b * padded_k / threads if config.tier != "solo" else 0.0
+    rounds = ceil_div(config.num_k, config.group)
+    products = shape.gates * max(1, config.block_h // 8) * (config.block_b // 16) * padded_k / 16 / config.num_warps
+    pointwise = shape.gates * config.block_b * config.block_h / (32 if config.split > 1 else threads)
+    base, load, check, per_round, mma, point = (
+        (137, 0.6, 5.9, 19, 0.6, 15.8) if shape.backward else (99, 0.7, 5.4, 36, 1.9, 31)
+    )
+    load += check if config.exchange == "flag" else 0
+    streamed = shape.gates * config.block_h * padded_k * shape.element_bytes / 16 / threads
+    total = base + load * left + per_round * rounds + mma * products + point * pointwise
+    return total + (3 * streamed if config.tier == "streamed" else 0)
+
+
+def _solo_per_sm(shape: ScanShape, config: LaunchConfig, device: Device) -> int:
+    """How many solo programs an SM runs at a time; their registers as compile reports have them (sm_90)."""
+    registers = min(255, 32 + 5 * config.block_h // 2) * config.num_warps * 32
+    return max(1, min(device.shared_bytes // (shared_estimate(shape, config) + KIB), 65536 // registers))
+
+
+def step_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float:
+    """Estimated time of one step: `launch_cost`, or what memory takes for all that a step moves where that is more."""
+    moved = shape.moved * shape.batch * shape.hidden * shape.directions * shape.element_bytes
+    return max(launch_cost(shape, config, device), moved / device.memory_rate)
+
+
+def launch_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float:
+    """Estimated time of one step, all waves counted, if x, saved values and outputs moved in no time.
+
+    The sum of what a step waits for in turn: its instructions, the exchange's hop (or the launch), its tile of h or dr
+    through L2, R's slice from shared memory or L2, the matrix instructions, and what waits within the program.
+    """
+    units = ceil_div(shape.hidden, config.block_h)
+    tiles = ceil_div(shape.batch, config.block_b)
+    programs = units * min(tiles, config.batch_tiles) * shape.directions
+    padded_k = config.num_k * config.block_k
+    weights = shape.gates * config.block_h * padded_k * shape.element_bytes
+    # Backward, an inner gate's operand is one of the gradients; forward, it is read besides h.
+    reads = shape.left if shape.backward else shape.left + shape.inner
+    left = reads * config.block_b * padded_k * shape.element_bytes
+    macs = shape.gates * config.block_h * config.block_b * padded_k * (shape.element_bytes / 2)
+    # Exact float32 products are ordinary instructions, one for 32 of them.
+    multiply = macs / 2 / (32 * device.sm_issue_rate) if shape.ieee else macs / device.sm_mac_rate
+    issue = instruction_estimate(shape, config) * config.num_warps / device.sm_issue_rate
+    cost = 0.3 + multiply + issue
+    share = ceil_div(programs, device.sms)
+    if config.tier == "solo":
+        read = weights / device.sm_shared_rate
+        # Programs of one SM wait at the same time, and take turns with its units.
+        waves = ceil_div(share, _solo_per_sm(shape, config, device))
+        cost = max((cost + read) * waves, max(multiply, issue, read) * share)
+    else:
+        cost += max(programs * left / device.l2_rate, left / device.sm_l2_rate)
+        if config.schedule == "persistent":
+            rounds = ceil_div(config.num_k, config.group) if config.tier == "grid" else config.num_k
+            # Each round of flagged loads waits for its own data; a barrier is waited for once.
+            hop = device.barrier_us if config.exchange == "barrier" else device.hop_us * (1 + 0.5 * (rounds - 1))
+            cost += hop * (1 + shape.inner)
+        if config.tier == "grid":
+            cost += weights / device.sm_shared_rate
+        else:
+            fits = shape.directions * shape.gates * shape.hidden**2 * shape.element_bytes < 0.8 * device.l2_bytes
+            cost += max(
+                programs * weights / (device.l2_rate if fits else device.memory_rate), weights / device.sm_l2_rate
+            )
+    if config.schedule == "stepwise":
+        launches = 1 if config.tier == "solo" else 1 + shape.inner
+        cost = device.launch_us * launches + cost * (1 if config.tier == "solo" else share)
+    return cost * ceil_div(tiles, config.batch_tiles)

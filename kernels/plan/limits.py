@@ -1,0 +1,182 @@
+"""Which launches are considered: those that fit by two estimates, and by a table of what the estimates do not see.
+
+The table is what compile reports have shown so far: what spills registers under one of Triton 3.6.0, 3.7.1, 3.8.0 and
+3.9.0, on one of the GPUs in `DEVICES`, is not taken anywhere. A report of something else adds a row.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Container
+from typing import Any, NamedTuple
+
+from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
+from fastrnn.kernels.plan.cost import register_estimate, shared_estimate
+from fastrnn.kernels.plan.devices import Device
+
+
+class Facts(NamedTuple):
+    """What a row of the table can speak of.
+
+    Attributes:
+        gates, backward, element_bytes, ieee, inner, left, out: of the scan, as in `ScanShape`.
+        hopper: whether the GPU is of compute capability 9, which has warpgroup instructions.
+        tier, exchange, warps: of the launch, as in `LaunchConfig`.
+        split: whether the contraction is split over the warps.
+        units, rows: of one program.
+        chunk, fetched, width: how much of the contraction is walked at once, fetched together, and there in all.
+    """
+
+    gates: int
+    backward: bool
+    element_bytes: int
+    ieee: bool
+    inner: int
+    left: int
+    out: int
+    hopper: bool
+    tier: str
+    exchange: str
+    warps: int
+    split: bool
+    units: int
+    rows: int
+    chunk: int
+    fetched: int
+    width: int
+
+
+def facts(shape: ScanShape, config: LaunchConfig, device: Device) -> Facts:
+    return Facts(
+        shape.gates,
+        shape.backward,
+        shape.element_bytes,
+        shape.ieee,
+        shape.inner,
+        shape.left,
+        shape.out,
+        device.capability[0] == 9,
+        config.tier,
+        config.exchange,
+        config.num_warps,
+        config.split > 1,
+        config.block_h,
+        config.block_b,
+        config.block_k,
+        config.group * config.block_k,
+        config.num_k * config.block_k,
+    )
+
+
+# A condition: of some facts, by their place, the values there may be. All have to hold.
+Condition = tuple[tuple[int, Container[Any]], ...]
+
+
+def _of(**allowed: Container[Any] | int | str) -> Condition:
+    """The condition on the facts that are named: one value, or several."""
+    return tuple(
+        (Facts._fields.index(name), (values,) if isinstance(values, (int, str)) else values)
+        for name, values in allowed.items()
+    )
+
+
+def _holds(condition: Condition, launch: Facts) -> bool:
+    return all(launch[place] in allowed for place, allowed in condition)
+
+
+def _over(value: int) -> range:
+    return range(value + 1, sys.maxsize)
+
+
+def _to(value: int) -> range:
+    return range(value + 1)
+
+
+class Limit(NamedTuple):
+    """Launches that are not considered.
+
+    Attributes:
+        reason: why.
+        of: which.
+        unless: those among them that are.
+    """
+
+    reason: str
+    of: Condition
+    unless: Condition | None = None
+
+    def forbids(self, launch: Facts) -> bool:
+        return _holds(self.of, launch) and not (self.unless is not None and _holds(self.unless, launch))
+
+
+_SPREAD = ("grid", "streamed")  # over several programs
+_NO_BARRIER = ("none", "flag")
+
+_EXACT = "exact float32 products run on the ordinary units, where unrolled dots need more registers than there are"
+_UNROLLED = "unrolled over resident weights, a wider contraction spills registers that the estimate does not see"
+_IN_FLIGHT = "Triton 3.6 has all chunks of float32 operands in flight, where nothing checks them in between"
+_FLOAT32 = f"{_UNROLLED}; float32's is the less wide"
+_OTHER_GPUS = "compiled for other GPUs than Hopper it spills"
+# The streamed tile of 32 units that has room all the same, in 16 bits.
+_SMALLEST = _of(tier="streamed", rows=16, chunk=128, element_bytes=2)
+# Eight warps, and loads that wait for their own data.
+_EASED = _of(exchange=_NO_BARRIER, warps=_over(4))
+
+LIMITS: tuple[Limit, ...] = (
+    Limit(_EXACT, _of(tier="solo", ieee=True, units=_over(32))),
+    Limit(f"{_EXACT}: they are streamed, in a loop", _of(tier=_SPREAD, ieee=True),
+          unless=_of(tier="streamed", rows=_to(16), chunk=_to(128))),
+    # How wide a contraction resident weights may be unrolled for.
+    Limit(_UNROLLED, _of(tier="grid", backward=False, gates=_over(2), units=_over(8), width=_over(1536))),
+    Limit(_UNROLLED, _of(tier="grid", backward=False, gates=_over(2), units=_over(8), warps=4, width=_over(768))),
+    Limit(_UNROLLED, _of(tier="grid", backward=False, gates=_over(3), units=_over(8), warps=4, width=_over(512))),
+    Limit(_UNROLLED, _of(tier="grid", backward=True, units=_over(8), warps=4, width=_over(1536))),
+    Limit(_UNROLLED, _of(tier="grid", units=_over(16), width=_over(1536))),
+    Limit(_IN_FLIGHT, _of(tier="grid", element_bytes=4, backward=False, width=_over(1024))),
+    Limit(_IN_FLIGHT, _of(tier="grid", element_bytes=4, backward=False, exchange="barrier", warps=4,
+                          width=_over(512))),
+    Limit(_IN_FLIGHT, _of(tier="grid", element_bytes=4, backward=False, exchange="barrier", warps=4, units=_over(8),
+                          width=_over(256))),
+    Limit(_IN_FLIGHT, _of(tier="grid", element_bytes=4, backward=False, exchange="barrier", gates=_over(3),
+                          width=_over(512))),
+    Limit(_FLOAT32, _of(tier="grid", element_bytes=4, backward=False, gates=_over(3), rows=_over(16),
+                        width=_over(768))),
+    Limit(_FLOAT32, _of(tier="grid", element_bytes=4, backward=True, width=_over(1536))),
+    Limit(_FLOAT32, _of(tier="grid", element_bytes=4, backward=True, units=_over(16), width=_over(1024))),
+    Limit(_FLOAT32, _of(tier="grid", element_bytes=4, backward=True, gates=_over(3), width=_over(768))),
+    Limit("under Triton 3.9, wider chunks of four gradients in float32 are too many in flight",
+          _of(tier="grid", element_bytes=4, left=4, fetched=_over(128))),
+    Limit("two contractions a step take twice the room", _of(tier="grid", inner=_over(0), units=_over(16),
+                                                             width=_over(768))),
+    # What is split over the warps, resident or not.
+    Limit(_OTHER_GPUS, _of(split=True, hopper=False, warps=4, units=_over(8))),
+    Limit(_OTHER_GPUS, _of(split=True, hopper=False, units=_over(16)), unless=_EASED),
+    Limit(_OTHER_GPUS, _of(tier="streamed", split=True, hopper=False, inner=_over(0), exchange="barrier")),
+    Limit("two contractions a step of 32 units each spill", _of(split=True, inner=_over(0), units=_over(16)),
+          unless=_EASED),
+    Limit("an accumulator for each of several gates, of 32 units each, is more than there is room for",
+          _of(split=True, out=_over(1), units=_over(16)), unless=_SMALLEST),
+    # 64 rows: unrolled over resident weights they spill (Triton 3.8 and 3.9 from H = 512 on), with the barrier any do,
+    # and so do 8 units of an LSTM (Triton 3.8).
+    Limit("64 rows are for Hopper's warpgroup instructions: forward, in 16 bits, streamed",
+          _of(tier=_SPREAD, split=False),
+          unless=_of(hopper=True, element_bytes=2, backward=False, tier="streamed", exchange=_NO_BARRIER, units=16,
+                     chunk=256)),
+)  # fmt: skip
+
+# Of 255; the estimate runs further below what four warps need.
+_REGISTER_BUDGET = {8: 250, 4: 225}
+# Of split contractions, those that compile without spills although the estimate is above the budget.
+_OVERESTIMATED = (*_SMALLEST, *_of(units=_over(16)))
+
+
+def fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
+    """Whether `config` compiles without spills and into the shared memory there is, as far as reports have shown."""
+    if shared_estimate(shape, config) > device.shared_bytes:
+        return False
+    launch = facts(shape, config, device)
+    if any(limit.forbids(launch) for limit in LIMITS):
+        return False
+    if config.split == 1 or _holds(_OVERESTIMATED, launch):
+        return True
+    return register_estimate(shape, config) <= _REGISTER_BUDGET[config.num_warps]

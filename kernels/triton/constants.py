@@ -1,0 +1,91 @@
+"""The compile-time arguments of the two scan kernels, and the options they are compiled and launched with.
+
+* SOLO: the program owns all H units, and what the next step's matmul needs stays in registers. Else it reads what the
+  other programs of its batch tile wrote, by `sync.load_exchanged`.
+* RESIDENT, SPLIT, NUM_K, GROUP: how the matmul is done, see `matmul.py`.
+* HAS_LENGTHS: a row at or past its length keeps its state, outputs zero and gets no gradient. A tile whose rows have
+  all ended takes no part in a step, which then costs it a store of zeros.
+* HAS_RESETS: a row that is cut at t starts step t from zero state, and passes no gradient back across.
+* INNER: the last gate multiplies not h but INNER_FWD(x, r, state), which takes the outer gates' r:
+
+      r_inner = R_inner INNER_FWD(x, r, state);    through = R_inner^T INNER_BWD(dstate, saved, ...)
+
+  Within each step the programs hand over the operand, or its gradient, and contract again. Where they do not wait for
+  each other (stepwise), a step takes two launches: PHASE is "outer", up to what is handed over, then "inner". Else it
+  is "whole".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton.language as tl
+from triton.runtime.interpreter import InterpretedFunction
+
+from fastrnn.kernels.counts import Counts
+from fastrnn.kernels.plan.configs import LaunchConfig
+from fastrnn.kernels.triton.cells import STEPS
+
+
+def interpreted() -> bool:
+    """Whether Triton runs the kernels in its interpreter, on the CPU."""
+    return isinstance(STEPS["lstm"].fwd, InterpretedFunction)
+
+
+def scan_constants(
+    counts: Counts, config: LaunchConfig, hidden: int, directions: int, precision: str, dtype: str
+) -> dict[str, Any]:
+    """The compile-time arguments that both kernels share, by name.
+
+    `dtype` is that of the tensors, by torch's name for it, which is Triton's too.
+    """
+    # Triton's interpreter multiplies the bit patterns of bfloat16 operands; in float32 their products are exact.
+    operand = tl.float32 if dtype == "bfloat16" and interpreted() else getattr(tl, dtype)
+    return {
+        "H": hidden,
+        "D": directions,
+        "GATES": counts.gates,
+        "STATES": counts.states,
+        "SAVED": counts.saved,
+        "INNER": counts.inner,
+        "SOLO": config.tier == "solo",
+        "RESIDENT": config.tier != "streamed",
+        "EXCHANGE": config.exchange,
+        "BLOCK_B": config.block_b,
+        "BLOCK_H": config.block_h,
+        "BLOCK_K": config.block_k,
+        "NUM_K": config.num_k,
+        "GROUP": config.group,
+        "SPLIT": config.split,
+        "PRECISION": precision,
+        "OPERAND": operand,
+        "ACC": tl.float64 if dtype == "float64" else tl.float32,
+    }
+
+
+def steps(counts: Counts, backward: bool) -> dict[str, Any]:
+    """The cell's jit functions, by the kernel's names for them."""
+    cell = STEPS[counts.name]
+    if backward:
+        return {"BWD": cell.bwd, "INNER_BWD": cell.inner_bwd}
+    return {"FWD": cell.fwd, "INNER_FWD": cell.inner_fwd}
+
+
+def phases(counts: Counts, config: LaunchConfig) -> tuple[str, ...]:
+    """The launches that one step takes, where each step is launched for itself; else one for all steps."""
+    apart = counts.inner > 0 and config.schedule == "stepwise" and config.tier != "solo"
+    return ("outer", "inner") if apart else ("whole",)
+
+
+def launch_options(config: LaunchConfig) -> dict[str, Any]:
+    """The compile and launch options that go with `config`."""
+    return {
+        "num_warps": config.num_warps,
+        "num_stages": 1,
+        # One program has an SM to itself. Without the cap ptxas stops at the register count that would let two share
+        # it, and spills a few registers to get there.
+        "maxnreg": 255,
+        "launch_cooperative_grid": config.exchange != "none",
+        # Said because Triton means to change its default: a product and its sum are one instruction, rounded once.
+        "enable_fp_fusion": True,
+    }

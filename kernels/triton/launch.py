@@ -1,0 +1,340 @@
+"""The launchers: `scan_fwd` and `scan_bwd` allocate what a kernel writes, `launch_fwd` and `launch_bwd` launch it.
+
+Plain functions of tensors: nothing here records gradients, chooses a configuration or knows a layer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from triton.runtime.errors import OutOfResources
+
+from fastrnn.kernels.counts import Counts
+from fastrnn.kernels.plan.choice import RefusedError, SpillsError
+from fastrnn.kernels.plan.configs import LaunchConfig
+from fastrnn.kernels.tensors import Gradients, Inputs, Kept, Results, Upstream
+from fastrnn.kernels.triton.backward import scan_bwd_kernel
+from fastrnn.kernels.triton.constants import launch_options, phases, scan_constants, steps
+from fastrnn.kernels.triton.forward import scan_fwd_kernel
+from fastrnn.kernels.triton.sync import COUNTER_STRIDE
+
+_ALIGNMENT = 16  # bytes, the widest load there is
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+# What the driver says of a grid whose programs cannot all run at once, and of a program for which there is no room.
+_REFUSALS = ("too many blocks in cooperative launch", "too many resources requested for launch")
+
+
+class ForwardBuffers(NamedTuple):
+    """What a forward launch has besides its inputs; shapes as in `scan_fwd_kernel`. What is None is not stored.
+
+    Attributes:
+        carry_in, carry_out: the states before the first step and after the last; one tensor where steps are launched.
+        output, cells, saved: results.
+        inner: `inner_operand`.
+        counter: `counters`.
+    """
+
+    carry_in: Tensor
+    carry_out: Tensor
+    output: Tensor
+    inner: Tensor | None
+    cells: Tensor | None
+    saved: Tensor | None
+    counter: Tensor
+
+
+class BackwardBuffers(NamedTuple):
+    """The same of a backward launch; shapes as in `scan_bwd_kernel`."""
+
+    carry_in: Tensor
+    carry_out: Tensor
+    dx: Tensor
+    dr: Tensor
+    counter: Tensor
+
+
+def _accumulator(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """`tensor`, or a copy where it starts at an address that `rows.either_row` does not reckon with: a view may."""
+    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
+
+
+def exchange_buffer(config: LaunchConfig, *shape: int, like: Tensor) -> Tensor:
+    """What the programs exchange; under "flag" every element starts as the all-ones pattern (sync.py)."""
+    buffer = like.new_empty(shape)
+    if config.exchange == "flag":
+        buffer.view(_BITS[buffer.element_size()]).fill_(-1)
+    return buffer
+
+
+def inner_operand(counts: Counts, config: LaunchConfig, like: Tensor) -> Tensor | None:
+    """What the inner gate multiplies, `(T, B, D, H)`, for input parts like `like`; None where nobody else reads it."""
+    T, B, D, _, H = like.shape
+    return exchange_buffer(config, T, B, D, H, like=like) if counts.inner and config.tier != "solo" else None
+
+
+def counters(config: LaunchConfig, batch: int, directions: int, like: Tensor) -> Tensor:
+    """The barrier's counters, `(waves, ...)`, one per batch tile and direction; any tensor where there is none."""
+    if config.exchange != "barrier":
+        return like
+    tiles = -(-batch // config.block_b)
+    waves = -(-tiles // config.batch_tiles)
+    size = min(tiles, config.batch_tiles) * directions * COUNTER_STRIDE.value
+    return torch.zeros(waves, size, dtype=torch.int32, device=like.device)
+
+
+def spilled_words(kernel: Any) -> int:
+    """How many registers a kernel that Triton compiled spills to memory; 0 for what its interpreter compiled: None."""
+    if kernel is None:
+        return 0
+    kernel = kernel.result() if hasattr(kernel, "result") else kernel  # compiled in another thread
+    kernel.run  # noqa: B018  # loads it, whereupon the driver says
+    return int(kernel.n_spills)
+
+
+def _launch(
+    kernel: Any,
+    config: LaunchConfig,
+    pointers: dict[str, Tensor],
+    counter: Tensor,
+    sizes: tuple[int, int, int, int],
+    backward: bool,
+    order: tuple[str, ...],
+    constants: dict[str, Any],
+    spill_limit: int | None,
+) -> None:
+    """Launch `kernel` over all T steps and all B rows of `sizes` (T, B, D, H), in processing order, each step in the
+    phases of `order`.
+
+    With a `spill_limit` it is compiled first, and SpillsError is raised instead where it spills more than that.
+
+    Under the persistent schedule each wave of batch tiles is one launch; a launch whose programs wait for each other is
+    cooperative, so a grid that does not fit is refused by the driver rather than left hanging.
+    """
+    T, B, D, H = sizes
+    units = -(-H // config.block_h)
+    tiles = -(-B // config.block_b)
+    if config.schedule == "persistent":
+        spans = [(0, T)]
+    else:
+        spans = [(step, step + 1) for step in (reversed(range(T)) if backward else range(T))]
+    given = pointers | {"T": T, "B": B} | constants | launch_options(config)
+    device = counter.device
+    try:
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            if spill_limit is not None:
+                start = {"counter_ptr": counter, "step0": 0, "step1": 1, "batch0": 0, "grid": (1, 1, 1)}
+                words = sum(spilled_words(kernel.warmup(**given, **start, PHASE=phase)) for phase in order)
+                if words > spill_limit:
+                    raise SpillsError(words)
+            for step0, step1 in spans:
+                for wave, tile0 in enumerate(range(0, tiles, config.batch_tiles)):
+                    grid = (units, min(config.batch_tiles, tiles - tile0), D)
+                    arrivals = counter[wave] if config.exchange == "barrier" else counter
+                    first = tile0 * config.block_b
+                    for phase in order:
+                        kernel[grid](**given, counter_ptr=arrivals, step0=step0, step1=step1, batch0=first, PHASE=phase)
+    except OutOfResources as error:
+        raise RefusedError(str(error)) from error
+    except RuntimeError as error:
+        if any(words in str(error) for words in _REFUSALS):
+            raise RefusedError(str(error)) from error
+        raise
+
+
+def _flags(resets: Tensor | None) -> Tensor | None:
+    """`resets` as integers: Triton's pointers to booleans are to single bits."""
+    return None if resets is None else resets.view(torch.int8)
+
+
+def _pointers(stand_in: Tensor, **tensors: Tensor | None) -> dict[str, Tensor]:
+    """The kernel's pointers by name. One that its flags leave unused still has to be one: `stand_in`."""
+    return {f"{name}_ptr": stand_in if tensor is None else tensor for name, tensor in tensors.items()}
+
+
+def launch_fwd(
+    inputs: Inputs,
+    buffers: ForwardBuffers,
+    counts: Counts,
+    config: LaunchConfig,
+    precision: str,
+    spill_limit: int | None = None,
+) -> None:
+    """Launch the forward scan on given tensors."""
+    x, weight, bias, state, lengths, resets = inputs
+    T, B, D, _, H = x.shape
+    order = phases(counts, config)
+    outer = None
+    if len(order) > 1:
+        outer = x.new_empty((counts.gates - counts.inner, D, B, H), dtype=_accumulator(x.dtype))
+    pointers = _pointers(
+        x,
+        x=x,
+        weight=weight,
+        bias=bias,
+        state=_aligned(state),
+        lengths=lengths,
+        resets=_flags(resets),
+        carry_in=buffers.carry_in,
+        carry_out=buffers.carry_out,
+        h=buffers.output,
+        inner=buffers.inner,
+        outer=outer,
+        cells=buffers.cells,
+        saved=buffers.saved,
+    )
+    constants = scan_constants(counts, config, H, D, precision, _name(x.dtype)) | steps(counts, False)
+    constants |= {
+        "HAS_BIAS": bias is not None,
+        "HAS_LENGTHS": lengths is not None,
+        "HAS_RESETS": resets is not None,
+        "STORE_CELLS": buffers.cells is not None,
+        "STORE_SAVED": buffers.saved is not None,
+    }
+    sizes = (T, B, D, H)
+    _launch(scan_fwd_kernel, config, pointers, buffers.counter, sizes, False, order, constants, spill_limit)
+
+
+def launch_bwd(
+    upstream: Upstream,
+    kept: Kept,
+    buffers: BackwardBuffers,
+    counts: Counts,
+    config: LaunchConfig,
+    precision: str,
+    spill_limit: int | None = None,
+) -> None:
+    """Launch the backward scan on given tensors."""
+    T, B, D, H = kept.output.shape
+    output = _aligned(kept.output)
+    pointers = _pointers(
+        output,
+        dout=upstream.output,
+        dcells=upstream.cells,
+        weight=kept.weight,
+        state=_aligned(kept.state),
+        lengths=kept.lengths,
+        resets=_flags(kept.resets),
+        h=output,
+        cells=_aligned(kept.cells),
+        saved=kept.saved,
+        carry_in=buffers.carry_in,
+        carry_out=buffers.carry_out,
+        dx=buffers.dx,
+        dr=buffers.dr,
+    )
+    constants = scan_constants(counts, config, H, D, precision, _name(output.dtype)) | steps(counts, True)
+    constants |= {
+        "HAS_DOUT": upstream.output is not None,
+        # A cell whose only state is h has no others for a gradient to come to.
+        "HAS_DCELLS": upstream.cells is not None and counts.states > 1,
+        "HAS_LENGTHS": kept.lengths is not None,
+        "HAS_RESETS": kept.resets is not None,
+        "STORE_DX": counts.splits_bias,
+    }
+    order, sizes = phases(counts, config), (T, B, D, H)
+    _launch(scan_bwd_kernel, config, pointers, buffers.counter, sizes, True, order, constants, spill_limit)
+
+
+def scan_fwd(
+    inputs: Inputs,
+    counts: Counts,
+    config: LaunchConfig,
+    precision: str,
+    save: bool,
+    cells: bool,
+    spill_limit: int | None = None,
+) -> Results:
+    """Run the forward scan.
+
+    Args:
+        inputs: all of them contiguous.
+        counts, config, precision: the cell, how to launch it, and the `input_precision` of float32 products.
+        save: whether to keep what backward needs.
+        cells: whether to keep the cells without that.
+        spill_limit: how many registers the kernel may spill; None for any number.
+
+    Raises:
+        SpillsError: the kernel spills more than `spill_limit`.
+        RefusedError: there is no room for the launch.
+    """
+    x, state = inputs.x, inputs.state
+    T, B, D, _, H = x.shape
+    persistent = config.schedule == "persistent"
+    carry_in = state if persistent else state.to(_accumulator(x.dtype), copy=True)
+    buffers = ForwardBuffers(
+        carry_in,
+        torch.empty_like(state) if persistent else carry_in,
+        exchange_buffer(config, T, B, D, H, like=x),
+        inner_operand(counts, config, x),
+        x.new_empty((T, B, D, counts.states - 1, H)) if save or cells else None,
+        x.new_empty((T, B, D, counts.saved, H)) if save else None,
+        counters(config, B, D, x),
+    )
+    launch_fwd(inputs, buffers, counts, config, precision, spill_limit)
+    return Results(
+        buffers.output,
+        buffers.carry_out.to(state.dtype),
+        x.new_empty(0) if buffers.cells is None else buffers.cells,
+        x.new_empty(0) if buffers.saved is None else buffers.saved,
+    )
+
+
+def scan_bwd(
+    upstream: Upstream,
+    kept: Kept,
+    counts: Counts,
+    config: LaunchConfig,
+    precision: str,
+    spill_limit: int | None = None,
+) -> Gradients:
+    """Run the backward scan; arguments, and what is raised, as of `scan_fwd`, which is to have saved."""
+    output, state = kept.output, kept.state
+    T, B, D, H = output.shape
+    accumulator = _accumulator(output.dtype)
+    persistent = config.schedule == "persistent"
+    if upstream.final is None:
+        carry_in = state.new_zeros(state.shape, dtype=accumulator)
+    else:
+        carry_in = upstream.final.to(accumulator, copy=not persistent)
+    dr = exchange_buffer(config, T, B, D, counts.gates, H, like=output)
+    buffers = BackwardBuffers(
+        carry_in,
+        torch.empty_like(carry_in) if persistent else carry_in,
+        torch.empty_like(dr) if counts.splits_bias else dr,
+        dr,
+        counters(config, B, D, output),
+    )
+    launch_bwd(upstream, kept, buffers, counts, config, precision, spill_limit)
+    dstate = buffers.carry_out
+    dstate[0] += first_step(dr, kept, counts)
+    return Gradients(buffers.dx, dr, dstate.to(state.dtype))
+
+
+def first_step(dr: Tensor, kept: Kept, counts: Counts) -> Tensor:
+    """What reaches h0 through the matmul of each row's first step, `(D, B, H)`: the backward kernel leaves it out.
+
+    In the kernel it would take one more exchange; here it is one matrix product.
+    """
+    B, outer = dr.shape[1], counts.gates - counts.inner
+    rows = []
+    for d in range(dr.shape[2]):
+        if d == 1 and kept.lengths is not None:
+            # A row of length 0 has no first step, and no dr anywhere.
+            first = dr[(kept.lengths.long() - 1).clamp(min=0), torch.arange(B, device=dr.device), d]
+        else:
+            first = dr[-d, :, d]  # direction 0 starts at t = 0, direction 1 at T - 1
+        if d == 0 and kept.resets is not None:
+            first = first.masked_fill(kept.resets[0].view(B, 1, 1), 0)
+        rows.append(first[:, :outer].flatten(1))
+    return torch.stack(rows) @ kept.weight[:, :outer].flatten(1, 2)
