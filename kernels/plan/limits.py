@@ -81,7 +81,10 @@ def _of(**allowed: Container[Any] | int | str) -> Condition:
 
 
 def _holds(condition: Condition, launch: Facts) -> bool:
-    return all(launch[place] in allowed for place, allowed in condition)
+    for place, allowed in condition:  # noqa: SIM110  # a choice asks 20000 times: twice as fast as a generator
+        if launch[place] not in allowed:
+            return False
+    return True
 
 
 def _over(value: int) -> range:
