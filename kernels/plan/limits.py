@@ -81,7 +81,8 @@ def _of(**allowed: Container[Any] | int | str) -> Condition:
 
 
 def _holds(condition: Condition, launch: Facts) -> bool:
-    for place, allowed in condition:  # noqa: SIM110  # a choice asks 20000 times: twice as fast as a generator
+    # Asked ten thousand times for a choice, which a generator in here makes take twice as long.
+    for place, allowed in condition:  # noqa: SIM110
         if launch[place] not in allowed:
             return False
     return True
