@@ -175,9 +175,8 @@ def scan(inputs: Inputs, cell: Cell, schedule: str, save: bool, cells: bool) -> 
     if state.shape != (cell.states, D, B, H) or weight.shape != (D, G, H, H):
         # The kernels address memory by the sizes of x alone.
         raise RuntimeError(f"state {tuple(state.shape)} and weight {tuple(weight.shape)} do not fit x {tuple(x.shape)}")
-    inputs = Inputs(
-        x.contiguous(), weight.contiguous(), _contiguous(bias), state.contiguous(), lengths, _contiguous(resets)
-    )
+    bias, resets = _contiguous(bias), _contiguous(resets)
+    inputs = Inputs(x.contiguous(), weight.contiguous(), bias, state.contiguous(), lengths, resets)
     precision = _precision()
     variant = _variant(cell, x.dtype, lengths is not None, resets is not None, bias is not None, save, cells)
     return _launches_of(cell, False, x, schedule).run(

@@ -81,7 +81,11 @@ def _of(**allowed: Container[Any] | int | str) -> Condition:
 
 
 def _holds(condition: Condition, launch: Facts) -> bool:
-    return all(launch[place] in allowed for place, allowed in condition)
+    # Asked ten thousand times for a choice, which a generator in here makes take twice as long.
+    for place, allowed in condition:  # noqa: SIM110
+        if launch[place] not in allowed:
+            return False
+    return True
 
 
 def _over(value: int) -> range:

@@ -6,6 +6,7 @@ Plain functions of tensors: nothing here records gradients, chooses a configurat
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -60,6 +61,7 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+@functools.cache
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -128,7 +130,7 @@ def _launch(
         spans = [(0, T)]
     else:
         spans = [(step, step + 1) for step in (reversed(range(T)) if backward else range(T))]
-    given = pointers | {"T": T, "B": B} | constants | launch_options(config)
+    given = {**pointers, "T": T, "B": B, **constants, **launch_options(config)}
     device = counter.device
     try:
         with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
@@ -152,14 +154,9 @@ def _launch(
         raise
 
 
-def _flags(resets: Tensor | None) -> Tensor | None:
+def _flags(resets: Tensor | None, unused: Tensor) -> Tensor:
     """`resets` as integers: Triton's pointers to booleans are to single bits."""
-    return None if resets is None else resets.view(torch.int8)
-
-
-def _pointers(stand_in: Tensor, **tensors: Tensor | None) -> dict[str, Tensor]:
-    """The kernel's pointers by name. One that its flags leave unused still has to be one: `stand_in`."""
-    return {f"{name}_ptr": stand_in if tensor is None else tensor for name, tensor in tensors.items()}
+    return unused if resets is None else resets.view(torch.int8)
 
 
 def launch_fwd(
@@ -174,35 +171,37 @@ def launch_fwd(
     x, weight, bias, state, lengths, resets = inputs
     T, B, D, _, H = x.shape
     order = phases(counts, config)
-    outer = None
+    outer = x
     if len(order) > 1:
         outer = x.new_empty((counts.gates - counts.inner, D, B, H), dtype=_accumulator(x.dtype))
-    pointers = _pointers(
-        x,
-        x=x,
-        weight=weight,
-        bias=bias,
-        state=_aligned(state),
-        lengths=lengths,
-        resets=_flags(resets),
-        carry_in=buffers.carry_in,
-        carry_out=buffers.carry_out,
-        h=buffers.output,
-        inner=buffers.inner,
-        outer=outer,
-        cells=buffers.cells,
-        saved=buffers.saved,
-    )
-    constants = scan_constants(counts, config, H, D, precision, _name(x.dtype)) | steps(counts, False)
-    constants |= {
+    carry_in, carry_out, output, inner, cells, saved, counter = buffers
+    # A pointer that the kernel's flags leave unused still has to be one: x stands in.
+    pointers = {
+        "x_ptr": x,
+        "weight_ptr": weight,
+        "bias_ptr": x if bias is None else bias,
+        "state_ptr": _aligned(state),
+        "lengths_ptr": x if lengths is None else lengths,
+        "resets_ptr": _flags(resets, x),
+        "carry_in_ptr": carry_in,
+        "carry_out_ptr": carry_out,
+        "h_ptr": output,
+        "inner_ptr": x if inner is None else inner,
+        "outer_ptr": outer,
+        "cells_ptr": x if cells is None else cells,
+        "saved_ptr": x if saved is None else saved,
+    }
+    constants = {
+        **scan_constants(counts, config, H, D, precision, _name(x.dtype)),
+        **steps(counts, False),
         "HAS_BIAS": bias is not None,
         "HAS_LENGTHS": lengths is not None,
         "HAS_RESETS": resets is not None,
-        "STORE_CELLS": buffers.cells is not None,
-        "STORE_SAVED": buffers.saved is not None,
+        "STORE_CELLS": cells is not None,
+        "STORE_SAVED": saved is not None,
     }
     sizes = (T, B, D, H)
-    _launch(scan_fwd_kernel, config, pointers, buffers.counter, sizes, False, order, constants, spill_limit)
+    _launch(scan_fwd_kernel, config, pointers, counter, sizes, False, order, constants, spill_limit)
 
 
 def launch_bwd(
@@ -215,35 +214,38 @@ def launch_bwd(
     spill_limit: int | None = None,
 ) -> None:
     """Launch the backward scan on given tensors."""
-    T, B, D, H = kept.output.shape
-    output = _aligned(kept.output)
-    pointers = _pointers(
-        output,
-        dout=upstream.output,
-        dcells=upstream.cells,
-        weight=kept.weight,
-        state=_aligned(kept.state),
-        lengths=kept.lengths,
-        resets=_flags(kept.resets),
-        h=output,
-        cells=_aligned(kept.cells),
-        saved=kept.saved,
-        carry_in=buffers.carry_in,
-        carry_out=buffers.carry_out,
-        dx=buffers.dx,
-        dr=buffers.dr,
-    )
-    constants = scan_constants(counts, config, H, D, precision, _name(output.dtype)) | steps(counts, True)
-    constants |= {
-        "HAS_DOUT": upstream.output is not None,
+    dout, _, dcells = upstream
+    weight, state, lengths, resets, output, cells, saved = kept
+    carry_in, carry_out, dx, dr, counter = buffers
+    T, B, D, H = output.shape
+    output = _aligned(output)
+    pointers = {
+        "dout_ptr": output if dout is None else dout,
+        "dcells_ptr": output if dcells is None else dcells,
+        "weight_ptr": weight,
+        "state_ptr": _aligned(state),
+        "lengths_ptr": output if lengths is None else lengths,
+        "resets_ptr": _flags(resets, output),
+        "h_ptr": output,
+        "cells_ptr": _aligned(cells),
+        "saved_ptr": saved,
+        "carry_in_ptr": carry_in,
+        "carry_out_ptr": carry_out,
+        "dx_ptr": dx,
+        "dr_ptr": dr,
+    }
+    constants = {
+        **scan_constants(counts, config, H, D, precision, _name(output.dtype)),
+        **steps(counts, True),
+        "HAS_DOUT": dout is not None,
         # A cell whose only state is h has no others for a gradient to come to.
-        "HAS_DCELLS": upstream.cells is not None and counts.states > 1,
-        "HAS_LENGTHS": kept.lengths is not None,
-        "HAS_RESETS": kept.resets is not None,
+        "HAS_DCELLS": dcells is not None and counts.states > 1,
+        "HAS_LENGTHS": lengths is not None,
+        "HAS_RESETS": resets is not None,
         "STORE_DX": counts.splits_bias,
     }
     order, sizes = phases(counts, config), (T, B, D, H)
-    _launch(scan_bwd_kernel, config, pointers, buffers.counter, sizes, True, order, constants, spill_limit)
+    _launch(scan_bwd_kernel, config, pointers, counter, sizes, True, order, constants, spill_limit)
 
 
 def scan_fwd(
