@@ -37,10 +37,10 @@ OWN_TEXT = (
     "README.md",
     "CONTRIBUTING.md",
     "docs/**/*.md",
-    "fastrnn/*.py",
+    "fastrnn/**/*.py",
     "kernels/**/*.py",
     "bench/**/*.py",
-    "tests/*.py",
+    "tests/**/*.py",
 )
 
 

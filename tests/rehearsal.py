@@ -1,6 +1,6 @@
 """A rehearsal of the GPU tests where there is no GPU: what would go wrong there before any number is looked at.
 
-    PYTHONPATH=.:tests python -m pytest -p rehearsal -m gpu tests/test_gpu.py
+    PYTHONPATH=.:tests python -m pytest -p rehearsal -m gpu tests/gpu/test_gpu.py
 
 "cuda" is played by torch's meta device, whose tensors have no values: the tests, the layers, the choice of launches and
 the launchers run as they are, and kernels are checked where they would be launched. That finds what is not on the GPU,

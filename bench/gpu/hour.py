@@ -86,7 +86,7 @@ def parts(folder: Path, commit: str | None) -> list[Part]:
     """What there is to do, in order, for results in `folder`: what finds faults first, the longest last."""
     python = sys.executable
     bench = [python, "-m", "fastrnn.bench"]
-    tests = [python, "-m", "pytest", "-m", "gpu", "tests/test_gpu.py", "-v", "--tb=short", "-p", "no:cacheprovider"]
+    tests = [python, "-m", "pytest", "-m", "gpu", "tests/gpu/test_gpu.py", "-v", "--tb=short", "-p", "no:cacheprovider"]
     files = ("launches.jsonl", "tests.jsonl", "rows.jsonl", "machine.jsonl")
     launches, ledger, rows, constants = (str(folder / name) for name in files)
     known = ["--commit", commit] if commit is not None else []

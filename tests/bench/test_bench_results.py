@@ -23,7 +23,7 @@ from fastrnn.bench.rows import cases, checkout, files, journal, record
 from fastrnn.bench.showing import pairs, report
 from fastrnn.bench.showing.pairs import Timing
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PEER = dataclasses.replace(ROW, provider="torch.nn", us_per_step=5.0, p20=4.5, p80=5.5, ratio=1.0)
 
 

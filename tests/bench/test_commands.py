@@ -19,7 +19,7 @@ from fastrnn.bench import cli
 from fastrnn.bench.measuring import measure
 from fastrnn.bench.rows import cases
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "bench" / "NOTES.md", *sorted(ROOT.glob("docs/**/*.md"))]
 BENCH = re.compile(r"(?:python -m bench|fastrnn-bench)(?: |$)")
 MAKEFILE = (ROOT / "Makefile").read_text()

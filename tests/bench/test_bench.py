@@ -25,7 +25,7 @@ from fastrnn.bench.providers.torchs import TorchNN
 from fastrnn.bench.rows import cases, journal, record
 from fastrnn.bench.rows.cases import Case, Shape
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 KEYS = {
     "cell", "mode", "dtype", "T", "B", "I", "H", "layers", "bidirectional", "provider", "backend", "tier",
     "us_per_step", "p20", "p80", "ratio", "peak_mb", "first_call_s", "error", "device", "commit", "status", "gpu",

@@ -12,7 +12,7 @@ import ledger
 import pytest
 from support import compiling_environment
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 # A suite with this one's hooks, where "the GPU" is a variable.
 CONFTEST = """

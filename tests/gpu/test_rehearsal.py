@@ -14,7 +14,7 @@ from fastrnn.bench.gpu import ahead
 
 pytest.importorskip("triton")
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # Of each kind of fault one that a rehearsal has found: what waits, captures, refuses, looks at values.
 SOME = (
     "short_wait or cuda_graph or wait_for_nothing or refused or clamped or flag_pattern or (resets_and_cells and 2048)"
@@ -24,7 +24,7 @@ SOME = (
 def _rehearse(*options: str) -> str:
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     command = [sys.executable, "-m", "pytest", "-p", "rehearsal", "-p", "no:xdist", "-p", "no:cacheprovider"]
-    command += ["-m", "gpu", "tests/test_gpu.py", "-q", "--tb=short", *options]
+    command += ["-m", "gpu", "tests/gpu/test_gpu.py", "-q", "--tb=short", *options]
     environment = compiling_environment() | {"PYTHONPATH": path}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -82,13 +82,13 @@ def test_every_state_that_does_not_fit_is_refused(backend: str) -> None:
         pytest.importorskip("triton")
     folder = Path(__file__).parent
     program = (
-        f"import sys; sys.path.insert(0, {str(folder)!r})\n"
+        f"import sys; sys.path[:0] = [{str(folder)!r}, {str(folder.parent)!r}]\n"
         "from test_bad_states import _survivors\n"
         "for name in ('LSTMCell', 'GRUCell', 'RNNCell', 'LSTM', 'GRU', 'RNN'):\n"
         f"    for taken in _survivors(name, {backend!r}): print(taken)\n"
     )
     command = [sys.executable, "-W", "ignore", "-c", program]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder.parent)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder.parents[1])
     assert result.returncode == 0, result.stderr
     assert not result.stdout.strip(), "was taken"
 

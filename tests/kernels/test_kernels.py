@@ -4,85 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 pytest.importorskip("triton")
 
+from scans import Scan
 from support import EVERY_CELL, FLOAT64_ERROR, LAUNCHES, TORCH_ERROR_FACTOR, launch, relative_error, worst_error
 
-from fastrnn.backends import reference
-from fastrnn.cells import CELLS, Cell
-from fastrnn.kernels.plan.configs import LaunchConfig
-from fastrnn.kernels.tensors import Inputs, Kept, Results, Upstream
+from fastrnn.cells import CELLS
+from fastrnn.kernels.tensors import Upstream
 from fastrnn.kernels.triton.launch import scan_bwd, scan_fwd
 
 SIZES = {"one of each": (1, 1, 1), "odd": (3, 5, 37), "two batch tiles": (2, 19, 20), "full tiles": (2, 16, 48)}
-
-
-class Scan:
-    """Random inputs of one scan, and the reference's results and gradients for them, in float64."""
-
-    def __init__(
-        self,
-        cell: Cell,
-        T: int,
-        B: int,
-        H: int,
-        D: int,
-        dtype: torch.dtype,
-        lengths: bool | list[int] = False,
-        resets: bool = False,
-    ) -> None:
-        def draw(*shape: int, scale: float = 1.0) -> Tensor:
-            return (torch.randn(shape, dtype=torch.float64) * scale).to(dtype)
-
-        self.cell = cell
-        self.x = draw(T, B, D, cell.gates, H)
-        self.weight = draw(D, cell.gates, H, H, scale=H**-0.5)
-        self.bias = draw(D, cell.gates, H) if cell.splits_bias else None
-        self.state = draw(cell.states, D, B, H)
-        self.lengths = None
-        if lengths:
-            drawn = torch.randint(0, T + 1, (B,)).tolist() if lengths is True else lengths
-            self.lengths = torch.tensor(drawn, dtype=torch.int32)
-        self.resets = torch.rand(T, B) < 0.4 if resets else None
-        if cell.name == "rnn_relu":
-            # Away from relu's kink: on it, a rounding changes a gradient from nothing to all, in any implementation.
-            self.x, self.weight = 3 * self.x.sign() + 0.3 * self.x, 0.2 * self.weight
-        self.dout, self.dfinal = draw(T, B, D, H), draw(cell.states, D, B, H)
-        self.dcells = draw(T, B, D, cell.states - 1, H)
-
-    def by_reference(self, dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], list[Tensor]]:
-        """`[output, final, cells]` and `[dx, dstate, dr summed over steps]` computed in `dtype`."""
-        x, weight, state = (t.to(dtype, copy=True).requires_grad_() for t in (self.x, self.weight, self.state))
-        bias = torch.zeros(self.weight.shape[:3], dtype=dtype) if self.bias is None else self.bias.to(dtype, copy=True)
-        bias.requires_grad_()
-        results = reference.scan(Inputs(x, weight, bias, state, self.lengths, self.resets), self.cell)[:3]
-        upstream = [g.to(dtype) for g in (self.dout, self.dfinal, self.dcells)]
-        grads = torch.autograd.grad(results, (x, state, bias), upstream)
-        return [r.detach() for r in results], list(grads)
-
-    def inputs(self) -> Inputs:
-        return Inputs(self.x, self.weight, self.bias, self.state, self.lengths, self.resets)
-
-    def kept(self, results: Results) -> Kept:
-        of_results = (results.output, results.cells, results.saved)
-        return Kept(self.weight, self.state, self.lengths, self.resets, *of_results)
-
-    def by_kernels(self, config: LaunchConfig) -> tuple[list[Tensor], list[Tensor]]:
-        """The same through the kernels."""
-        results = scan_fwd(self.inputs(), self.cell, config, "ieee", True, True)
-        upstream = Upstream(self.dout, self.dfinal, self.dcells)
-        dx, dr, dstate = scan_bwd(upstream, self.kept(results), self.cell, config, "ieee")
-        dbias = dr.sum((0, 1), dtype=torch.promote_types(dr.dtype, torch.float32))
-        return [results.output, results.final, results.cells], [dx, dstate, dbias]
-
-    def check(self, config: LaunchConfig) -> None:
-        """The kernels compute what the reference does."""
-        outputs, grads = self.by_kernels(config)
-        expected_outputs, expected_grads = self.by_reference()
-        assert worst_error(outputs, expected_outputs) < FLOAT64_ERROR
-        assert worst_error(grads, expected_grads) < FLOAT64_ERROR
 
 
 @pytest.mark.parametrize("every_option", [False, True], ids=["padded", "lengths and resets"])

@@ -28,7 +28,7 @@ def test_persistent_in_the_interpreter_never_waits_for_a_program_that_has_not_ru
         + "expected.load_state_dict(layer.state_dict())\n"
         "torch.testing.assert_close(layer(x)[0], expected(x)[0], atol=1e-5, rtol=1e-4)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=Path(__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=Path(__file__).parents[2])
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference", *KERNELS])

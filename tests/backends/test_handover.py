@@ -214,7 +214,7 @@ def test_no_choice_is_slower_than_torchs_beyond_the_margin(monkeypatch: pytest.M
 def test_the_documented_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """The table of docs/guide/drop-in.md."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    text = (Path(__file__).resolve().parent.parent / "docs" / "guide" / "drop-in.md").read_text()
+    text = (Path(__file__).resolve().parents[2] / "docs" / "guide" / "drop-in.md").read_text()
     table = text[text.index("| hidden size |") :].split("\n\n")[0].splitlines()[2:]
     assert len(table) == 5
     for line in table:
@@ -231,7 +231,7 @@ def test_the_documented_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_notes_have_the_models_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """The table of many rows in bench/NOTES.md."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    text = (Path(__file__).resolve().parent.parent / "bench" / "NOTES.md").read_text()
+    text = (Path(__file__).resolve().parents[2] / "bench" / "NOTES.md").read_text()
     table = text[text.index("| cell, dtype, H | B | ours |") :].split("\n\n")[0].splitlines()[2:]
     assert len(table) == 5
     for line in table:

@@ -110,7 +110,7 @@ def test_what_no_gradient_reaches_is_zero() -> None:
 
 
 def _measured(name: str) -> list[dict[str, Any]]:
-    text = (Path(__file__).parents[1] / "bench" / "calibration" / name).read_text()
+    text = (Path(__file__).parents[2] / "bench" / "calibration" / name).read_text()
     return [json.loads(row) for row in text.splitlines()]
 
 

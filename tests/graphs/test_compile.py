@@ -255,7 +255,7 @@ def test_aot_inductor_without_fastrnn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("name", [*NAMES, "relu", "unprojected", "forward"])
 def test_onnx_of_an_exported_program(name: str, bias: bool, given: bool, tmp_path: Path) -> None:
-    """By the translation table; models need none, tests/test_onnx.py."""
+    """By the translation table; models need none, tests/graphs/test_onnx.py."""
     import onnxruntime
 
     layer = _case(name, bias=bias).eval()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 # From the ground up: a module imports from floors below its own, and from its own where that makes no circle.
 FLOORS: tuple[tuple[str, ...], ...] = (

@@ -16,8 +16,8 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
+from scans import Scan
 from support import FLOAT64_ERROR, launch, worst_error
-from test_kernels import Scan
 
 from fastrnn.cells import CELLS
 from fastrnn.kernels.tensors import Results, Upstream

@@ -202,7 +202,7 @@ def test_two_processes_get_the_numbers_of_one(tmp_path: Path) -> None:
     if not dist.is_available() or not dist.is_gloo_available():
         pytest.skip("needs torch.distributed with gloo")
     here = Path(__file__).resolve()
-    environment = {**os.environ, "PYTHONPATH": str(here.parent.parent), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, here.parents[1:3])), "OMP_NUM_THREADS": "1"}
     if sys.platform == "linux":
         environment["GLOO_SOCKET_IFNAME"] = "lo"  # the host's own name need not resolve
     said = [tmp_path / f"said.{rank}" for rank in range(WORLD)]

@@ -22,7 +22,7 @@ pytest.importorskip("triton")
 
 from fastrnn.bench.gpu.kernels import Job
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ("3.6.0", "3.7.1", "3.8.0", "3.9.0")  # that of the oldest torch, of those between, of the newest
 FIGURES = ("registers", "spills", "shared", "mma", "wgmma", "resident", "barriers", "instructions")
 CONFIG = ("tier", "exchange", "block_h", "block_b", "block_k", "num_k", "split", "num_warps")

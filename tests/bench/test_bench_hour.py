@@ -20,7 +20,7 @@ from fastrnn.bench import cli
 from fastrnn.bench.gpu import hour
 from fastrnn.bench.gpu.hour import Ended, Part, Step
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)

@@ -95,7 +95,7 @@ def test_another_process_gets_the_same_bits(tmp_path: Path) -> None:
     here = Path(__file__).resolve()
     file = tmp_path / "results.pt"
     # Another order of every set of strings: nothing may hang on it.
-    environment = {**os.environ, "PYTHONPATH": str(here.parent.parent), "PYTHONHASHSEED": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, here.parents[1:3])), "PYTHONHASHSEED": "1"}
     subprocess.run([sys.executable, str(here), str(file)], env=environment, check=True, timeout=100)
     theirs = torch.load(file)
     assert len(theirs) == len(CASES) * len(BACKENDS)
