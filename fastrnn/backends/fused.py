@@ -177,11 +177,9 @@ def scan(inputs: Inputs, cell: Cell, schedule: str, save: bool, cells: bool) -> 
         raise RuntimeError(f"state {tuple(state.shape)} and weight {tuple(weight.shape)} do not fit x {tuple(x.shape)}")
     bias, resets = _contiguous(bias), _contiguous(resets)
     inputs = Inputs(x.contiguous(), weight.contiguous(), bias, state.contiguous(), lengths, resets)
-    precision = _precision()
     variant = _variant(cell, x.dtype, lengths is not None, resets is not None, bias is not None, save, cells)
-    return _launches_of(cell, False, x, schedule).run(
-        lambda config, spill_limit: scan_fwd(inputs, cell, config, precision, save, cells, spill_limit), variant
-    )
+    call = functools.partial(scan_fwd, inputs, cell, precision=_precision(), save=save, cells=cells)
+    return _launches_of(cell, False, x, schedule).run(call, variant)
 
 
 def scan_backward(upstream: Upstream, kept: Kept, cell: Cell, schedule: str) -> Gradients:
@@ -191,9 +189,7 @@ def scan_backward(upstream: Upstream, kept: Kept, cell: Cell, schedule: str) -> 
     weight, state, lengths, resets, output, others, saved = kept
     kept = Kept(weight.contiguous(), state.contiguous(), lengths, _contiguous(resets), output, others, saved)
     upstream = Upstream(*map(_contiguous, upstream))
-    precision = _precision()
     flags = upstream.output is not None, upstream.cells is not None
     variant = _variant(cell, output.dtype, lengths is not None, resets is not None, *flags)
-    return _launches_of(cell, True, output, schedule).run(
-        lambda config, spill_limit: scan_bwd(upstream, kept, cell, config, precision, spill_limit), variant
-    )
+    call = functools.partial(scan_bwd, upstream, kept, cell, precision=_precision())
+    return _launches_of(cell, True, output, schedule).run(call, variant)

@@ -115,8 +115,8 @@ class Launches:
             yield self.best
             yield from self._found()[1:]
 
-    def run(self, call: Callable[[LaunchConfig, int | None], _Result], variant: tuple[object, ...]) -> _Result:
-        """`call(config, spill_limit)` under the best launch that is not refused and whose kernel spills no registers;
+    def run(self, call: Callable[..., _Result], variant: tuple[object, ...]) -> _Result:
+        """`call(config=, spill_limit=)` under the best launch that is not refused and whose kernel spills no registers;
         or under the one that spills least, where all that were tried do.
 
         That is settled before the first launch, not by it: so every call of a process computes with the same launch,
@@ -128,12 +128,12 @@ class Launches:
         """
         known = self.settled.get(variant)
         if known is not None:
-            return call(known, None)
+            return call(config=known, spill_limit=None)
         spilled: list[tuple[int, LaunchConfig]] = []
         refusal = RuntimeError(f"no {self.schedule} launch fits this device for {self.shape}; pass backend='aten'")
         for config in itertools.islice(self.ranked(), TRIALS):
             try:
-                result = call(config, 0)
+                result = call(config=config, spill_limit=0)
             except SpillsError as error:
                 spilled.append((error.words, config))
             except RefusedError as error:
@@ -144,4 +144,4 @@ class Launches:
         if not spilled:
             raise refusal
         self.settled[variant] = min(spilled, key=lambda found: found[0])[1]
-        return call(self.settled[variant], None)
+        return call(config=self.settled[variant], spill_limit=None)

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fastrnn
+from fastrnn import stack
+from fastrnn.backends import aten, aten_scan, aten_scan_backward
+from fastrnn.scan import choice
 
 ROOT = Path(__file__).parents[2]
 
@@ -125,3 +135,68 @@ def test_exceptions_are_needed(name: str) -> None:
         assert len(path.read_text().splitlines()) > MOST_LINES
     else:
         assert dict(_bodies(path))[name.removeprefix(f"{module}.")] > MOST_BODY
+
+
+# A call, followed down: the page has the files of each.
+CALLS = dict(
+    re.findall(r"^(\S.*?) {2,}(\S+\.py(?: \S+\.py)*)$", (ROOT / "docs/inside/house.md").read_text(), re.MULTILINE)
+)
+X, LENGTHS = torch.randn(300, 2, 3), torch.tensor([300, 150])
+
+
+def _followed(call: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files on the way to where the work of a call is done, as frames lie on each other there."""
+    seen: list[str] = []
+    home = Path(fastrnn.__file__).parent
+
+    def watch(owner: Any, name: str) -> None:
+        original = owner[name] if isinstance(owner, dict) else getattr(owner, name)
+
+        def spy(*args: Any, **options: Any) -> Any:
+            frame: Any = sys._getframe(1)
+            while frame is not None:
+                path = Path(frame.f_code.co_filename)
+                if path.is_relative_to(home):
+                    seen.append(path.relative_to(home).as_posix())
+                frame = frame.f_back
+            return original(*args, **options)
+
+        patch = monkeypatch.setitem if isinstance(owner, dict) else monkeypatch.setattr
+        patch(owner, name, spy)
+
+    kernels = "kernels" in call
+    if kernels:
+        pytest.importorskip("triton")
+        from fastrnn.kernels.triton import launch
+    layer = fastrnn.LSTM(3, 5, backend="persistent" if kernels else "auto")
+    x = X[:3] if kernels else X
+    if not call.startswith("backward"):
+        owner, name = (launch, "_launch") if kernels else (aten_scan, "plans")
+        watch(*((aten._FUNCTIONS, "LSTM") if call.startswith("layer(x) ") else (owner, name)))
+    if call == "packed input":
+        layer(pack_padded_sequence(x, LENGTHS))
+    elif call == "layer(x, lengths=)":
+        layer(x, lengths=LENGTHS)
+    else:
+        resets = torch.zeros(len(x), 2, dtype=torch.bool) if call == "backward on a CPU" else None
+        output, _ = layer(x, resets=resets)
+        if call.startswith("backward"):
+            watch(*((launch, "_launch") if kernels else (aten_scan_backward, "plans")))
+            output.sum().backward()
+    way = list(reversed(seen))
+    return [file for before, file in zip([None, *way], way, strict=False) if file != before]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_way_down(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = _followed(call, monkeypatch)
+    assert " ".join(files) == CALLS[call]
+    assert len({*files}) == len(files), "none twice"
+
+
+def test_the_choice_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(stack, "choose", lambda *args: asked.append(args) or choice.choose(*args))
+    fastrnn.LSTM(3, 5, num_layers=2, bidirectional=True)(X, lengths=LENGTHS)
+    assert len(asked) == 1
+    assert len(CALLS) == 6

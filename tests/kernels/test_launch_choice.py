@@ -131,11 +131,11 @@ class Trial:
     def run(self) -> LaunchConfig:
         return self.launches.run(self._call, ("a variant",))
 
-    def _call(self, config: LaunchConfig, limit: int | None) -> LaunchConfig:
+    def _call(self, config: LaunchConfig, spill_limit: int | None) -> LaunchConfig:
         self.tried.append(config)
         if self.refused(config):
             raise choice.RefusedError(f"attempt {len(self.tried)}")
-        if limit is not None:
+        if spill_limit is not None:
             raise choice.SpillsError(3)
         return config
 
