@@ -8,7 +8,7 @@ The tensors are laid out as torch's layers take and return them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,67 +30,55 @@ _LIBRARY.define(
 )
 
 
-def _run_aten_layer(
-    input: Tensor, batch_sizes: Tensor | None, hx: list[Tensor], weights: list[Tensor], cell: str, training: bool
-) -> tuple[Tensor, ...]:
-    directions = hx[0].shape[0]
-    stack = Stack(CELLS[cell], len(weights) // directions >= 4, 1, 0.0, training, directions == 2)
-    output, final = aten.BACKEND.layers(stack, input, batch_sizes, tuple(hx), weights)
-    return output, *final
+class _Given(NamedTuple):
+    """The operator's arguments, which its gradient takes too."""
+
+    input: Tensor
+    batch_sizes: Tensor | None
+    hx: list[Tensor]
+    weights: list[Tensor]
+    cell: str
+
+    def run(self, training: bool) -> tuple[Tensor, ...]:
+        directions = self.hx[0].shape[0]
+        stack = Stack(CELLS[self.cell], len(self.weights) // directions >= 4, 1, 0.0, training, directions == 2)
+        output, final = aten.BACKEND.layers(stack, self.input, self.batch_sizes, tuple(self.hx), self.weights)
+        return output, *final
 
 
-def _aten_layer(
-    input: Tensor, batch_sizes: Tensor | None, hx: list[Tensor], weights: list[Tensor], cell: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    results = [r.contiguous() for r in _run_aten_layer(input, batch_sizes, hx, weights, cell, False)]
-    return results[0], results[1], results[2] if len(results) == 3 else input.new_empty(0)
+def _aten_layer(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    given = _Given(*args)
+    results = [r.contiguous() for r in given.run(False)]
+    return results[0], results[1], results[2] if len(results) == 3 else given.input.new_empty(0)
 
 
-def _aten_layer_backward(
-    dout: Tensor | None,
-    dh: Tensor | None,
-    dc: Tensor | None,
-    input: Tensor,
-    batch_sizes: Tensor | None,
-    hx: list[Tensor],
-    weights: list[Tensor],
-    cell: str,
-) -> list[Tensor]:
+def _aten_layer_backward(dout: Tensor | None, dh: Tensor | None, dc: Tensor | None, *args: Any) -> list[Tensor]:
+    input, batch_sizes, hx, weights, cell = _Given(*args)
     # An operator runs below autograd, which this one needs: it differentiates the layer that it runs again.
     above = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
     with above, torch.enable_grad():
         given = [t.detach().requires_grad_() for t in (input, *hx, *weights)]
+        states = 1 + len(hx)
         # cuDNN differentiates no layer that it did not run in training.
-        again = _run_aten_layer(given[0], batch_sizes, given[1 : 1 + len(hx)], given[1 + len(hx) :], cell, True)
+        again = _Given(given[0], batch_sizes, given[1:states], given[states:], cell).run(True)
         pairs = [(r, u) for r, u in zip(again, (dout, dh, dc), strict=False) if u is not None]
         gradients = torch.autograd.grad([r for r, _ in pairs], given, [u for _, u in pairs], allow_unused=True)
     return [torch.zeros_like(t) if g is None else g.contiguous() for t, g in zip(given, gradients, strict=True)]
 
 
-_LIBRARY.impl("aten_layer", _aten_layer, "CompositeExplicitAutograd")
-_LIBRARY.impl("aten_layer_backward", _aten_layer_backward, "CompositeExplicitAutograd")
-
-
-def _aten_layer_fake(
-    input: Tensor, batch_sizes: Tensor | None, hx: list[Tensor], weights: list[Tensor], cell: str
-) -> tuple[Tensor, Tensor, Tensor]:
+def _aten_layer_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    input, _, hx, _, _ = _Given(*args)
     output = input.new_empty((*input.shape[:-1], hx[0].shape[0] * hx[0].shape[2]))
     return output, torch.empty_like(hx[0]), torch.empty_like(hx[1]) if len(hx) > 1 else input.new_empty(0)
 
 
-def _aten_layer_backward_fake(
-    dout: Tensor | None,
-    dh: Tensor | None,
-    dc: Tensor | None,
-    input: Tensor,
-    batch_sizes: Tensor | None,
-    hx: list[Tensor],
-    weights: list[Tensor],
-    cell: str,
-) -> list[Tensor]:
+def _aten_layer_backward_fake(dout: Any, dh: Any, dc: Any, *args: Any) -> list[Tensor]:
+    input, _, hx, weights, _ = _Given(*args)
     return [t.new_empty(t.shape) for t in (input, *hx, *weights)]
 
 
+_LIBRARY.impl("aten_layer", _aten_layer, "CompositeExplicitAutograd")
+_LIBRARY.impl("aten_layer_backward", _aten_layer_backward, "CompositeExplicitAutograd")
 torch.library.register_fake("fastrnn::aten_layer", _aten_layer_fake)
 torch.library.register_fake("fastrnn::aten_layer_backward", _aten_layer_backward_fake)
 

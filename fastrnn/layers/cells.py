@@ -28,7 +28,16 @@ class CellModule(nn.RNNCellBase):
     _name: ClassVar[str]  # in torch's error messages
     _mode: ClassVar[str]
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool, backend: str, device: Any, dtype: Any) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        backend: str = "auto",
+    ) -> None:
         # By name, as in the layers.
         nn.RNNCellBase.__init__(self, input_size, hidden_size, bias, BY_MODE[self._mode].gates, device, dtype)
         self.backend = check_name(backend)
@@ -137,18 +146,6 @@ class LSTMCell(CellModule):
     _name = "LSTMCell"
     _mode = "LSTM"
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        backend: str = "auto",
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, backend, device, dtype)
-
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         if isinstance(input, torch.fx.Proxy):
             return fx_leaf(self, input, hx)
@@ -181,18 +178,6 @@ class GRUCell(_SingleStateCell):
     _name = "GRUCell"
     _mode = "GRU"
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        backend: str = "auto",
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, backend, device, dtype)
-
 
 class RNNCell(_SingleStateCell):
     """One step of an Elman RNN; replaces `torch.nn.RNNCell`.
@@ -218,7 +203,7 @@ class RNNCell(_SingleStateCell):
         *,
         backend: str = "auto",
     ) -> None:
-        super().__init__(input_size, hidden_size, bias, backend, device, dtype)
+        super().__init__(input_size, hidden_size, bias, device, dtype, backend=backend)
         self.nonlinearity = nonlinearity
 
     def _cell(self) -> Cell:

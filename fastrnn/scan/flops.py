@@ -46,19 +46,9 @@ def _aten_layer(
     return sum(2 * rows * w[0] * w[1] for w in weights if len(w) == 2)
 
 
-def _aten_layer_backward(
-    dout: Any,
-    dh: Any,
-    dc: Any,
-    input: Sequence[int],
-    batch_sizes: Any,
-    hx: Any,
-    weights: Any,
-    *args: Any,
-    **kwargs: Any,
-) -> int:
+def _aten_layer_backward(dout: Any, dh: Any, dc: Any, *given: Any, **kwargs: Any) -> int:
     """The layer again, and for each of its products two: a gradient of either factor."""
-    return 3 * _aten_layer(input, batch_sizes, hx, weights)
+    return 3 * _aten_layer(*given)
 
 
 FORMULAS: dict[str, Callable[..., int]] = {
