@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastrnn.scan.derivatives import present_steps
-from fastrnn.scan.problem import Extras
+from fastrnn.scan.problem import Backend, Extras, Stack
 from fastrnn.tracers import jit_tracing
 
 States = tuple[Tensor, ...]
@@ -76,19 +76,12 @@ def _lengths_of(batch_sizes: Tensor) -> Tensor:
     return (rows.unsqueeze(0) < batch_sizes.unsqueeze(1)).sum(0)
 
 
-def _picked(states: States, rows: Tensor) -> States:
-    """These batch rows of the states; both of an LSTM's default ones are one tensor."""
-    if states[0] is states[-1]:
-        return (states[0].index_select(1, rows),) * len(states)
-    return tuple(h.index_select(1, rows) for h in states)
-
-
 class Batch:
     """Padded sequences, time first; lengths may be on a GPU, or unknown to a tracer.
 
     Attributes:
         input: what the first layer takes.
-        sizes: the batch sizes of a PackedSequence, where torch's layers are to run over one; else None.
+        sizes: the batch sizes of a PackedSequence, where nodes of a graph are to run over one; else None.
         lengths, resets: as the scan takes them.
         batch_first: whether the last scan is to lay out its results so, since the caller wants that.
         time, batch: T and B.
@@ -106,9 +99,7 @@ class Batch:
         batch_sizes: Tensor | None,
         extras: Extras,
         batch_first: bool,
-        *,
         node: bool,
-        whole: bool,
         on_host: bool,
         recorded: bool,
     ) -> Batch:
@@ -117,7 +108,6 @@ class Batch:
         Args:
             input, batch_sizes, extras, batch_first: as `fastrnn.stack.run` takes them.
             node: whether torch's layers are to be nodes of a graph.
-            whole: whether torch's own layers are to run all.
             on_host: whether lengths can be looked at, and products be taken over the steps that there are. A GPU
                 multiplies all of them in the time in which it would pick some out.
             recorded: whether something records, which would keep what was looked at.
@@ -131,9 +121,6 @@ class Batch:
             padding = _padding_of(batch_sizes.numel(), _lengths_of(batch_sizes), input.device)
             return _PackedRows(input, padding) if on_host and not recorded else _Packed(input, padding)
         if lengths is not None and on_host:
-            values = lengths.tolist() if whole else []
-            if any(values):
-                return _OfLayers(input, lengths, values, batch_first)
             return (_Sorted if recorded else _SortedRows)(input, lengths, resets, batch_first)
         batch = Batch(_without_past(input, lengths), lengths, resets, *input.shape[:2])
         batch.batch_first = batch_first
@@ -251,36 +238,42 @@ class _SortedRows(_InOrder, _PackedRows):
         return self._unsorted(self._given.pad(output), states, cells, self.order.argsort())
 
 
-class _OfLayers(Batch):
-    """Rows of unequal length, packed for torch's own layers, which take none of length 0."""
-
-    def __init__(self, input: Tensor, lengths: Tensor, values: list[int], batch_first: bool) -> None:
-        T, B, _ = input.shape
-        self._count, self._to_batch_first = B - values.count(0), batch_first
-        rows = None
-        if values != sorted(values, reverse=True):
-            lengths, rows = lengths.sort(descending=True)
-        if self._count < B:
-            lengths = lengths[: self._count]
-            rows = torch.arange(self._count) if rows is None else rows[: self._count]
-        if rows is not None:
-            input = input.index_select(1, rows)
-        self._rows = rows
-        data, sizes = torch._VF._pack_padded_sequence(input, lengths.long(), False)
-        super().__init__(data, None, None, T, B)
-        self.sizes = self._sizes = sizes
-
-    def states(self, hx: States) -> States:
-        self._initial = hx
-        return hx if self._rows is None else _picked(hx, self._rows)
-
-    def restore(self, output: Tensor, states: States, cells: Tensor | None) -> Results:
-        output, _ = torch._VF._pad_packed_sequence(output, self._sizes, False, 0.0, self.time)
-        rows = self._rows
-        if rows is not None and self._count == self.batch:
-            back = torch.empty_like(rows).scatter_(0, rows, torch.arange(self.batch))
-            output, states = output.index_select(1, back), tuple(f.index_select(1, back) for f in states)
-        elif rows is not None:
-            output = output.new_zeros(self.time, self.batch, output.shape[2]).index_copy(1, rows, output)
-            states = tuple(h.index_copy(1, rows, f) for h, f in zip(self._initial, states, strict=True))
-        return output.transpose_(0, 1) if self._to_batch_first else output, states, cells
+def by_packed_layers(
+    backend: Backend,
+    stack: Stack,
+    input: Tensor,
+    hx: States,
+    flat_weights: list[Tensor],
+    lengths: Tensor,
+    batch_first: bool,
+) -> Results | None:
+    """Rows of unequal length on a host through a backend's own layers, as a PackedSequence; None if all are of length
+    0, which those do not take. In one function, since a call with short sequences takes little longer than this."""
+    values = lengths.tolist()
+    B = len(values)
+    count = B - values.count(0)
+    if count == 0:
+        return None
+    if batch_first:
+        input = input.transpose(0, 1)
+    rows, states = None, hx
+    if values != sorted(values, reverse=True):
+        lengths, rows = lengths.sort(descending=True)
+    if count < B:
+        lengths, rows = lengths[:count], torch.arange(count) if rows is None else rows[:count]
+    T = input.shape[0]
+    if rows is not None:
+        input = input.index_select(1, rows)
+        # Both of an LSTM's default states are one tensor.
+        first = hx[0].index_select(1, rows)
+        states = (first, *(first if h is hx[0] else h.index_select(1, rows) for h in hx[1:]))
+    data, sizes = torch._VF._pack_padded_sequence(input, lengths.long(), False)
+    found, final = backend.layers(stack, data, sizes, states, flat_weights)
+    output, _ = torch._VF._pad_packed_sequence(found, sizes, False, 0.0, T)
+    if rows is not None and count == B:
+        back = torch.empty_like(rows).scatter_(0, rows, torch.arange(B))
+        output, final = output.index_select(1, back), tuple(f.index_select(1, back) for f in final)
+    elif rows is not None:
+        output = output.new_zeros(T, B, output.shape[2]).index_copy(1, rows, output)
+        final = tuple(h.index_copy(1, rows, f) for h, f in zip(hx, final, strict=True))
+    return output.transpose_(0, 1) if batch_first else output, final, None

@@ -17,13 +17,13 @@ from torch import Tensor
 
 import fastrnn.ops  # noqa: F401  # defines the operators
 from fastrnn import tracers
-from fastrnn.batch import Batch
+from fastrnn.batch import Batch, by_packed_layers
 from fastrnn.cells import Cell
 from fastrnn.graphs import node, onnx
 from fastrnn.kernels.tensors import Inputs
 from fastrnn.scan import operators
 from fastrnn.scan.choice import BY_NAME, NODE, ONNX, WHOLE, choose, choose_step
-from fastrnn.scan.problem import NO_EXTRAS, Extras, Problem, Stack, Weights, grouped
+from fastrnn.scan.problem import NO_EXTRAS, Backend, Extras, Problem, Stack, Weights, grouped
 
 
 def check_tensors(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
@@ -62,7 +62,7 @@ def _layer(
     weights: list[Weights],
     batch: Batch,
     keep_cells: bool,
-    backend: str,
+    backend: Backend,
     batch_first: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """One layer, both directions: a batch's rows, of I, and states `(D, B, H or P)` to rows of D * (H or P), new states
@@ -205,50 +205,33 @@ def run(
     Raises:
         RuntimeError: an empty sequence, tensors that differ in device or dtype, or a backend that cannot run this.
     """
+    if torch._C._is_any_autocast_enabled():
+        dtype = _autocast_dtype(input)
+        if dtype is not None:
+            # Not below Python: there cuDNN's layers run in float16 whatever autocast's dtype, and the CPU's in part.
+            hx, flat_weights = tuple(h.to(dtype) for h in hx), [w.to(dtype) for w in flat_weights]
+            with torch.autocast(input.device.type, enabled=False):
+                return run(stack, input.to(dtype), hx, flat_weights, batch_sizes, extras, backend, batch_first)
     recorder = tracers.recorder()
-    rows = flat_weights[0].shape[0]
-    hidden = (tracers.number(rows) if recorder == tracers.TRACED else rows) // stack.cell.gates
-    dtype = _autocast_dtype(input) if torch._C._is_any_autocast_enabled() else None
+    gates = flat_weights[0].shape[0]
+    hidden = (tracers.number(gates) if recorder == tracers.TRACED else gates) // stack.cell.gates
     grad = torch.is_grad_enabled() and (flat_weights[0].requires_grad or _needs_grad(flat_weights, hx, input))
-    sizes = (hx[0].shape[1], input.shape[int(batch_first)], hidden, _projection(flat_weights, stack))
-    name, way = choose(backend, stack, input, *sizes, batch_sizes, extras, dtype or input.dtype, grad, recorder)
-    given = (batch_sizes, extras, name, way, recorder, batch_first)
-    if dtype is None:
-        return _run(stack, input, hx, flat_weights, *given)
-    # Here, not below Python: there cuDNN's layers run in float16 whatever autocast's dtype, and the CPU's in part.
-    hx, flat_weights = tuple(h.to(dtype) for h in hx), [w.to(dtype) for w in flat_weights]
-    with torch.autocast(input.device.type, enabled=False):
-        return _run(stack, input.to(dtype), hx, flat_weights, *given)
-
-
-def _run(
-    stack: Stack,
-    input: Tensor,
-    hx: tuple[Tensor, ...],
-    flat_weights: list[Tensor],
-    batch_sizes: Tensor | None,
-    extras: Extras,
-    name: str,
-    way: str,
-    recorder: str | None,
-    batch_first: bool,
-) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
-    """`run` by the backend of this name, in this way."""
-    backend = BY_NAME[name]
+    sizes = (hidden, _projection(flat_weights, stack))
+    chosen, way = choose(backend, stack, input, hx[0], *sizes, batch_sizes, extras, batch_first, grad, recorder)
+    if way == WHOLE and extras.lengths is None:
+        return *chosen.layers(stack, input, batch_sizes, hx, flat_weights, batch_first), None
     if way == ONNX:
         return *onnx.run(stack, input, batch_sizes, hx, flat_weights, extras, batch_first), None
-    if way == WHOLE and extras.lengths is None:
-        return *backend.layers(stack, input, batch_sizes, hx, flat_weights, batch_first), None
     if batch_sizes is None and input.shape[int(batch_first)] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     check_tensors(input, hx, flat_weights)
-    batch = Batch.of(
-        input, batch_sizes, extras, batch_first, node=way == NODE, whole=way == WHOLE,
-        on_host=backend is BY_NAME["aten"] and input.device.type == "cpu", recorded=recorder is not None,
-    )  # fmt: skip
+    if way == WHOLE and extras.lengths is not None:
+        done = by_packed_layers(chosen, stack, input, hx, flat_weights, extras.lengths, batch_first)
+        if done is not None:
+            return done
+    on_host = chosen.name == "aten" and input.device.type == "cpu"
+    batch = Batch.of(input, batch_sizes, extras, batch_first, way == NODE, on_host, recorder is not None)
     hx = batch.states(hx)
-    if way == WHOLE and batch.sizes is not None:
-        return batch.restore(*backend.layers(stack, batch.input, batch.sizes, hx, flat_weights), None)
     D = 2 if stack.bidirectional else 1
     rows, cells = batch.input, None
     finals: list[tuple[Tensor, ...]] = []
@@ -258,7 +241,7 @@ def _run(
         if way == NODE:
             rows, final = node.aten_layer(stack.cell, rows, batch.sizes, state, weights)
         else:
-            asked = (extras.cells and last, name, batch.batch_first and last)
+            asked = (extras.cells and last, chosen, batch.batch_first and last)
             rows, final, cells = _layer(stack.cell, rows, state, weights, batch, *asked)
         finals.append(final)
         if stack.dropout and stack.training and not last:
@@ -303,23 +286,23 @@ def step(
 ) -> tuple[Tensor, ...]:
     """One time step of one layer: `(B, I)` and states `(B, H)` to new states `(B, H)`; `checked` if those are known to
     have the input's batch, dtype and device, of which torch's own cells look at a part."""
-    # Asked here, not in functions of their own: a step's time is mostly such calls.
-    dtype = _autocast_dtype(input) if torch._C._is_any_autocast_enabled() else None
+    if torch._C._is_any_autocast_enabled():
+        dtype = _autocast_dtype(input)
+        if dtype is not None:
+            hx = tuple(h.to(dtype) for h in hx)
+            weights = Weights(*(None if w is None else w.to(dtype) for w in weights))  # type: ignore[arg-type]  # ih and hh are there
+            with torch.autocast(input.device.type, enabled=False):
+                return step(cell, input.to(dtype), hx, weights, backend, False, recorder)
     grad = torch.is_grad_enabled() and _needs_grad(weights, hx, input)
     hidden = weights.hh.shape[1]
     if recorder == tracers.TRACED:
         hidden = tracers.number(hidden)
-    chosen, whole = choose_step(backend, cell, input, hidden, dtype or input.dtype, grad, recorder)
-    if dtype is not None:
-        hx = tuple(h.to(dtype) for h in hx)
-        weights = Weights(*(None if w is None else w.to(dtype) for w in weights))  # type: ignore[arg-type]  # ih and hh are there
-        with torch.autocast(input.device.type, enabled=False):
-            return step(cell, input.to(dtype), hx, weights, chosen, False, recorder)
+    chosen, whole = choose_step(backend, cell, input, hidden, grad, recorder)
     if not (whole and checked):
         _check_step(cell, input, hx, weights)
         check_tensors(input, hx, [w for w in weights if w is not None])
     if whole or (recorder is not None and tracers.in_onnx_export()):
-        return BY_NAME["aten"].step(cell, input, hx, weights)
+        return (chosen if whole else BY_NAME["aten"]).step(cell, input, hx, weights)
     rows = input.unsqueeze(0)
     batch = Batch(rows, None, None, *rows.shape[:2])
     states = tuple(h.unsqueeze(0) for h in hx)

@@ -79,7 +79,7 @@ class Aten(Backend):
         flat_weights: Sequence[Tensor],
         batch_first: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        cell, *options = stack
+        cell, options = stack[0], stack[1:]
         function = _FUNCTIONS[cell.mode]
         states = list(hx) if cell.states > 1 else hx[0]
         if batch_sizes is None:

@@ -118,23 +118,22 @@ def choose(
     backend: str,
     stack: Stack,
     input: Tensor,
-    batch: int,
-    time: int,
+    state: Tensor,
     hidden: int,
     projection: int,
     batch_sizes: Tensor | None,
     extras: Extras,
-    dtype: torch.dtype,
+    batch_first: bool,
     grad: bool,
     recorder: str | None,
-) -> tuple[str, str]:
-    """The name of the backend that runs a stack of layers, and how: SCAN, WHOLE, NODE or ONNX.
+) -> tuple[Backend, str]:
+    """The backend that runs a stack of layers, and how: SCAN, WHOLE, NODE or ONNX.
 
     Args:
         backend: `"auto"` or the name of one.
-        stack, input, batch_sizes, extras: as `fastrnn.stack.run` takes them.
-        batch, time, hidden, projection: sizes; `time` is that of padded input.
-        dtype: of the computation.
+        stack, input, batch_sizes, extras, batch_first: as `fastrnn.stack.run` takes them.
+        state: one of the initial states, for the batch size.
+        hidden, projection: sizes.
         grad: whether backward will be needed.
         recorder: who records the call, see `fastrnn.tracers`.
 
@@ -145,46 +144,43 @@ def choose(
     lengths, resets, cells = extras
     directions = 2 if bidirectional else 1
     device, packed = input.device, batch_sizes is not None
-    of = (cell.name, dtype, device, hidden, directions, layers, projection, grad, packed, lengths is not None,
+    of = (cell.name, input.dtype, device, hidden, directions, layers, projection, grad, packed, lengths is not None,
           resets is not None, cells)  # fmt: skip
     if recorder == tracers.COMPILED:
         name, whole, most = _selected_at_tracing(backend, *of, False, False, not training)
     else:
         switches = None if device.type == "cpu" else handover.switches()
         name, whole, most = _selected(backend, *of, tracers.transformed(), False, not training, switches)
-    if most is not None and _is_at_least(batch, most):
+    if most is not None and _is_at_least(state.shape[1], most):
         name, whole = _ATEN, True
+    chosen = BY_NAME[name]
     if recorder is None:
-        if not whole and name == _ATEN:
-            whole = _trains_rows_by_layers(cell, input, batch, time, hidden, directions, batch_sizes, extras)
-        return name, WHOLE if whole else SCAN
+        if not whole and name == _ATEN and (packed or lengths is not None):
+            time = input.shape[int(batch_first)] if batch_sizes is None else batch_sizes.shape[0]
+            whole = _trains_rows_by_layers(cell, input, state.shape[1], time, hidden, directions, extras)
+        return chosen, WHOLE if whole else SCAN
     if tracers.in_onnx_export():
-        return name, ONNX
+        return chosen, ONNX
     # A PackedSequence's sizes are data, which only torch's layer, as one node, keeps out of a graph. Those of `lengths`
     # torch's layer would look at, and a trace make constants of.
     whole = lengths is None and (whole or (name == _ATEN and packed and cell.mode in aten.MODES and not cells))
     if recorder == tracers.COMPILED:
-        return name, NODE if whole else SCAN
-    if name == reference.BACKEND.name:
+        return chosen, NODE if whole else SCAN
+    if chosen is reference.BACKEND:
         raise RuntimeError(
             "torch.jit.trace would keep this input's number of time steps for every other: the reference, which "
             "runs here, is a Python loop over them. Trace the layer with backend='auto' or 'aten', and outside of "
             "torch.func transforms."
         )
-    return name, WHOLE if whole else SCAN
+    return chosen, WHOLE if whole else SCAN
 
 
 def _trains_rows_by_layers(
-    cell: Cell, input: Tensor, batch: int, time: int, hidden: int, directions: int, batch_sizes: Tensor | None,
-    extras: Extras,
-) -> bool:  # fmt: skip
+    cell: Cell, input: Tensor, batch: int, time: int, hidden: int, directions: int, extras: Extras
+) -> bool:
     """Whether torch's own layer is to train rows of unequal length on a CPU, where the lengths can be looked at."""
     lengths, resets, cells = extras
     if resets is not None or cells or input.device.type != "cpu" or cell.mode not in aten.MODES:
-        return False
-    if batch_sizes is not None:
-        time = batch_sizes.shape[0]
-    elif lengths is None:
         return False
     sizes, margin = (hidden, directions), packed_cost.MARGIN
     if time < packed_cost.scan_from(cell.mode, batch, *sizes, margin):
@@ -194,18 +190,18 @@ def _trains_rows_by_layers(
 
 
 def choose_step(
-    backend: str, cell: Cell, input: Tensor, hidden: int, dtype: torch.dtype, grad: bool, recorder: str | None
-) -> tuple[str, bool]:
+    backend: str, cell: Cell, input: Tensor, hidden: int, grad: bool, recorder: str | None
+) -> tuple[Backend, bool]:
     """`choose` for one step of a cell module: who runs it, and whether by a step of its own."""
-    of = (backend, cell.name, dtype, input.device, hidden, grad)
+    of = (backend, cell.name, input.dtype, input.device, hidden, grad)
     if recorder == tracers.COMPILED:
         name, whole, most = _step_selected_at_tracing(*of, False)
     else:
         switches = None if input.is_cpu else handover.switches()
         name, whole, most = _step_selected(*of, tracers.transformed(), switches)
     if most is not None and _is_at_least(input.shape[0], most):
-        return _ATEN, True
-    return name, whole
+        return aten.BACKEND, True
+    return BY_NAME[name], whole
 
 
 def explanation(problem: Problem, backend: str = "auto") -> str:

@@ -22,6 +22,7 @@ from fastrnn.cells import CELLS, Cell
 from fastrnn.kernels.tensors import Inputs, Kept, Upstream
 from fastrnn.scan import derivatives
 from fastrnn.scan.choice import BY_NAME
+from fastrnn.scan.problem import Backend
 
 _INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor state, Tensor? lengths, Tensor? resets"
 _KEPT = "Tensor weight, Tensor state, Tensor? lengths, Tensor? resets, Tensor output, Tensor cells, Tensor saved"
@@ -123,7 +124,7 @@ torch.library.register_vmap("fastrnn::scan_backward", derivatives.batched_backwa
 
 
 def scan(
-    inputs: Inputs, cell: Cell, backend: str, keep_cells: bool, batch_first: bool = False
+    inputs: Inputs, cell: Cell, backend: Backend, keep_cells: bool, batch_first: bool = False
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """One layer's scan by any backend; saves for backward only what will be differentiated.
 
@@ -132,9 +133,8 @@ def scan(
         states other than h of every step, `(T, B, D * (STATES - 1) * H)`; with `batch_first`, B comes before T. They
         are tensors of their own: none is a view, none keeps another's memory.
     """
-    chosen = BY_NAME[backend]
-    if chosen.differentiable:
-        output, final, cells, _ = chosen.scan(inputs, cell, False, keep_cells)
+    if backend.differentiable:
+        output, final, cells, _ = backend.scan(inputs, cell, False, keep_cells)
         if batch_first:
             output, cells = output.transpose(0, 1), cells.transpose(0, 1)
         states = tuple(final[i].clone() for i in range(cell.states))
@@ -150,5 +150,5 @@ def scan(
     # mode that watches operators (fake tensors, say), no gradient.
     watched = save or recorder is not None or torch._C._len_torch_dispatch_stack() > 0
     call = torch.ops.fastrnn.scan_layer if watched else _scan_layer
-    output, h, c, cells, _ = call(*inputs, cell.name, backend, save, keep_cells, batch_first)
+    output, h, c, cells, _ = call(*inputs, cell.name, backend.name, save, keep_cells, batch_first)
     return output, (h, c) if cell.states > 1 else (h,), cells

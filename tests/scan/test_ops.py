@@ -13,6 +13,7 @@ from fastrnn.backends import fused, reference
 from fastrnn.cells import CELLS
 from fastrnn.kernels.tensors import Inputs
 from fastrnn.scan import operators
+from fastrnn.scan.choice import BY_NAME
 
 
 def _scan_arguments(cell: str, masked: bool, backend: str) -> tuple[object, ...]:
@@ -85,7 +86,9 @@ def test_gradcheck(cell: str, backend: str, masked: bool) -> None:
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
         given = iter(tensors)
         parts = [None if t is None else next(given) for t in (x, weight, bias, state)]
-        output, states, cells = operators.scan(Inputs(*parts, lengths, resets), CELLS[cell], backend, True, masked)  # type: ignore[arg-type]
+        output, states, cells = operators.scan(
+            Inputs(*parts, lengths, resets), CELLS[cell], BY_NAME[backend], True, masked
+        )  # type: ignore[arg-type]
         return output, *states, cells
 
     assert torch.autograd.gradcheck(run, differentiable, fast_mode=True)
