@@ -112,7 +112,7 @@ class Batch:
                 multiplies all of them in the time in which it would pick some out.
             recorded: whether something records, which would keep what was looked at.
         """
-        lengths, resets, _ = extras
+        lengths, resets = extras.lengths, extras.resets
         if batch_first:
             input = input.transpose(0, 1)
         if node:

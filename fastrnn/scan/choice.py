@@ -141,7 +141,7 @@ def choose(
         RuntimeError: the backend asked for cannot run this, or not while it is recorded.
     """
     cell, _, layers, _, training, bidirectional = stack
-    lengths, resets, cells = extras
+    lengths, resets, cells = extras.lengths, extras.resets, extras.cells
     directions = 2 if bidirectional else 1
     device, packed = input.device, batch_sizes is not None
     of = (cell.name, input.dtype, device, hidden, directions, layers, projection, grad, packed, lengths is not None,
@@ -179,8 +179,8 @@ def _trains_rows_by_layers(
     cell: Cell, input: Tensor, batch: int, time: int, hidden: int, directions: int, extras: Extras
 ) -> bool:
     """Whether torch's own layer is to train rows of unequal length on a CPU, where the lengths can be looked at."""
-    lengths, resets, cells = extras
-    if resets is not None or cells or input.device.type != "cpu" or cell.mode not in aten.MODES:
+    lengths = extras.lengths
+    if extras.resets is not None or extras.cells or input.device.type != "cpu" or cell.mode not in aten.MODES:
         return False
     sizes, margin = (hidden, directions), packed_cost.MARGIN
     if time < packed_cost.scan_from(cell.mode, batch, *sizes, margin):
