@@ -47,7 +47,14 @@ def test_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for first, code in _blocks(PAGES[page]):
         lines += [""] * (first - len(lines)) + code.splitlines()  # so that errors name the page's own lines
     program = tmp_path / "page.py"
+    if page == "guide/distributed.md":
+        # Gloo, as it is destroyed, may wait forever for a thread that waits for the interpreter: so it is not.
+        lines.append("import os; os._exit(0)")
     program.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if page == "guide/distributed.md":
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, str(program)], check=True, timeout=100, env=environment)
+        return
     allowed = torch.backends.cudnn.allow_tf32
     try:
         runpy.run_path(str(program))
