@@ -18,7 +18,7 @@ from fastrnn.scan.problem import Backend, Extras, Stack
 from fastrnn.tracers import jit_tracing
 
 States = tuple[Tensor, ...]
-Results = tuple[Tensor, States, Tensor | None]
+Restored = tuple[Tensor, States, Tensor | None]
 
 
 class Padding(NamedTuple):
@@ -142,7 +142,7 @@ class Batch:
         """Dropout between layers; of packed input on the steps there are, as torch drops for the same seed."""
         return F.dropout(rows, probability, training=True)
 
-    def restore(self, output: Tensor, states: States, cells: Tensor | None) -> Results:
+    def restore(self, output: Tensor, states: States, cells: Tensor | None) -> Restored:
         """The last layer's rows, all layers' final states, and the last one's cells, `(T, B, N)`, as they go out."""
         return output, states, cells
 
@@ -162,7 +162,7 @@ class _OfNodes(Batch):
         super().__init__(input, None, None, 0, 0)
         self.sizes, self._batch_first = batch_sizes, batch_first
 
-    def restore(self, output: Tensor, states: States, cells: Tensor | None) -> Results:
+    def restore(self, output: Tensor, states: States, cells: Tensor | None) -> Restored:
         return output.transpose_(0, 1) if self._batch_first else output, states, cells
 
 
@@ -176,7 +176,7 @@ class _Packed(Batch):
     def dropped(self, rows: Tensor, probability: float) -> Tensor:
         return self._padding.pad(super().dropped(self._padding.pack(rows), probability))
 
-    def restore(self, output: Tensor, states: States, cells: Tensor | None) -> Results:
+    def restore(self, output: Tensor, states: States, cells: Tensor | None) -> Restored:
         return self._padding.pack(output), states, None if cells is None else self._padding.pack(cells)
 
 
@@ -187,7 +187,7 @@ class _PackedRows(Batch):
         super().__init__(data, padding.lengths, resets, padding.time, padding.batch)
         self.pad, self.pack = padding.pad, padding.pack  # type: ignore[method-assign]  # theirs
 
-    def restore(self, output: Tensor, states: States, cells: Tensor | None) -> Results:
+    def restore(self, output: Tensor, states: States, cells: Tensor | None) -> Restored:
         return output, states, None if cells is None else self.pack(cells)
 
 
@@ -200,7 +200,7 @@ class _InOrder(Batch):
     def states(self, hx: States) -> States:
         return tuple(h.index_select(1, self.order) for h in hx)
 
-    def _unsorted(self, output: Tensor, states: States, cells: Tensor | None, back: Tensor) -> Results:
+    def _unsorted(self, output: Tensor, states: States, cells: Tensor | None, back: Tensor) -> Restored:
         cells = None if cells is None else cells.index_select(1, back)
         states = tuple(s.index_select(1, back) for s in states)
         if self._to_batch_first:  # in place, as torch does it: a view could not be detached in place
@@ -218,7 +218,7 @@ class _Sorted(_InOrder):
         input = _without_past(input.index_select(1, self.order), lengths)
         super().__init__(input, lengths, resets, *input.shape[:2])
 
-    def restore(self, output: Tensor, states: States, cells: Tensor | None) -> Results:
+    def restore(self, output: Tensor, states: States, cells: Tensor | None) -> Restored:
         back = self.order.argsort()
         return self._unsorted(output.index_select(1, back), states, cells, back)
 
@@ -234,7 +234,7 @@ class _SortedRows(_InOrder, _PackedRows):
         self._given = padding.reordered(self.order)
         super().__init__(self._given.pack(input), padding, resets)
 
-    def restore(self, output: Tensor, states: States, cells: Tensor | None) -> Results:
+    def restore(self, output: Tensor, states: States, cells: Tensor | None) -> Restored:
         return self._unsorted(self._given.pad(output), states, cells, self.order.argsort())
 
 
@@ -246,7 +246,7 @@ def by_packed_layers(
     flat_weights: list[Tensor],
     lengths: Tensor,
     batch_first: bool,
-) -> Results | None:
+) -> Restored | None:
     """Rows of unequal length on a host through a backend's own layers, as a PackedSequence; None if all are of length
     0, which those do not take. In one function, since a call with short sequences takes little longer than this."""
     values = lengths.tolist()

@@ -231,23 +231,35 @@ def run(
             return done
     on_host = chosen.name == "aten" and input.device.type == "cpu"
     batch = Batch.of(input, batch_sizes, extras, batch_first, way == NODE, on_host, recorder is not None)
-    hx = batch.states(hx)
+    return _through(stack, batch, batch.states(hx), flat_weights, extras.cells, chosen, way == NODE)
+
+
+def _through(
+    stack: Stack,
+    batch: Batch,
+    hx: tuple[Tensor, ...],
+    flat_weights: list[Tensor],
+    keep_cells: bool,
+    backend: Backend,
+    as_nodes: bool,
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
+    """A batch through all layers, by a scan each or as nodes of a graph."""
     D = 2 if stack.bidirectional else 1
     rows, cells = batch.input, None
     finals: list[tuple[Tensor, ...]] = []
     for i, weights in enumerate(grouped(flat_weights, stack.num_layers, D)):
         state = tuple(h[i * D : (i + 1) * D] for h in hx)
         last = i + 1 == stack.num_layers
-        if way == NODE:
+        if as_nodes:
             rows, final = node.aten_layer(stack.cell, rows, batch.sizes, state, weights)
         else:
-            asked = (extras.cells and last, chosen, batch.batch_first and last)
+            asked = (keep_cells and last, backend, batch.batch_first and last)
             rows, final, cells = _layer(stack.cell, rows, state, weights, batch, *asked)
         finals.append(final)
         if stack.dropout and stack.training and not last:
             rows = batch.dropped(rows, stack.dropout)
     states = finals[0] if len(finals) == 1 else tuple(torch.cat(same) for same in zip(*finals, strict=True))
-    return batch.restore(rows, states, cells if extras.cells else None)
+    return batch.restore(rows, states, cells if keep_cells else None)
 
 
 def _check_step(cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights) -> None:
