@@ -1,0 +1,185 @@
+"""Shared memory of every program of the grid, one after the other, and what races in it.
+
+Its order is made of barriers, and within a warp of `bar.warp.sync`. So a program has a time, which goes on at each, and
+two accesses to a granule, one a store, have no order where they come from two warps since the last barrier, or from two
+lanes of one since that warp's last. Lock-step hides nothing: what counts is who did what since.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ptx_machine.decode import SHARED_BASE
+from ptx_machine.errors import FaultError
+from ptx_machine.memory import CLOCK, Memory, agent_of, get, put, stamp
+from ptx_machine.text import Instruction
+from ptx_machine.types import WARP, Array
+
+if TYPE_CHECKING:
+    from ptx_machine.grid import Grid
+
+
+class Shared(Memory):
+    """Agents are the grid's threads.
+
+    Attributes:
+        size: bytes that each program has.
+        time, barrier: of each program, now and at its last barrier.
+        synced: of each warp, the time of its last barrier, of whatever kind.
+        last, other: of each granule's loads the last, and the last of another warp than that one.
+        unfenced: 1 + the warp that stored a granule with no proxy fence since; kept where there is wgmma.
+        proxied: of each warp, up to what time its last proxy fence covers stores of other warps.
+        loading: what the wgmma that is being executed loads, and the stamps of who stored it.
+    """
+
+    def __init__(self, grid: Grid, size: int, programs: int) -> None:
+        self.size, self.stride, grain = size, -(-size // 16) * 16, grid.code.grains["shared"]
+        total = self.stride * programs
+        super().__init__(grid, np.zeros(total, np.uint8), grain, np.zeros(total // grain, bool))
+        self.last, self.other = np.zeros_like(self.stored), np.zeros_like(self.stored)
+        self.time, self.barrier = np.ones(programs, np.int64), np.ones(programs, np.int64)
+        self.synced = np.ones(grid.warps * programs, np.int64)
+        self.unfenced = np.zeros(len(self.stored) if grid.code.wgmma else 0, np.int32)
+        self.proxied = np.zeros(grid.warps * programs, np.int64)
+        self.loading: list[tuple[Array, Array, Array]] = []
+
+    # What makes order.
+
+    def sync(self, programs: Array | slice) -> None:
+        """A barrier of all warps of these programs."""
+        self.time[programs] += 1
+        self.barrier[programs] = self.time[programs]
+        self.synced.reshape(len(self.time), -1)[programs] = self.time[programs][:, None]
+
+    def sync_warps(self, warps: Array) -> None:
+        """A barrier of the lanes of each of these."""
+        programs = warps // self.grid.warps
+        self.time[np.unique(programs)] += 1
+        self.synced[warps] = self.time[programs]
+
+    def fence_proxy(self, warps: Array) -> None:
+        """Covers what these warps stored, and what others of their programs did before the last barrier."""
+        self.unfenced[np.isin(self.unfenced, warps + 1)] = 0
+        self.proxied[warps] = self.barrier[warps // self.grid.warps]
+
+    # Accesses.
+
+    def locate(self, one: Instruction, address: Array, size: int, threads: Array) -> Array:
+        """Where in `data` each thread's `address` is."""
+        at = address - SHARED_BASE
+        bad = (at < 0) | (at > self.size - size) | (address % size != 0)
+        if bad.any():
+            i = int(bad.argmax())
+            where = f"shared memory of {self.size} bytes, byte {at[i]}: {size} bytes are outside, or misaligned"
+            raise FaultError(f"{where}: {self.grid.name(int(threads[i]))}: {one}")
+        if self.grid.count_banks:
+            self._count_banks(at, size, threads)
+        return at + threads // self.grid.threads * self.stride
+
+    def _count_banks(self, at: Array, size: int, threads: Array) -> None:
+        """32 banks of 4 bytes; a pass serves as many lanes as ask for 128 bytes, and any number for the same word."""
+        at_once = max(1, WARP * 4 // max(size, 4))
+        turn = threads // WARP * WARP + threads % WARP // at_once
+        words = np.unique(
+            np.stack([np.repeat(turn, max(1, size // 4)), (at[:, None] // 4 + np.arange(max(1, size // 4))).ravel()]),
+            axis=1,
+        )
+        passes = np.unique(np.stack([words[0], words[1] % 32]), axis=1, return_counts=True)
+        worst = np.zeros(int(turn.max()) + 1, np.int64)
+        np.maximum.at(worst, passes[0][0], passes[1])
+        self.grid.report.conflicts += int(worst.sum() - np.count_nonzero(worst))
+
+    def _unordered(self, stamps: Array, threads: Array, whole: bool) -> tuple[Array, Array]:
+        """Whether accesses stamped so and those by `threads` now (by their `whole` warps) have no barrier between; and
+        whether, within a warp, no warp sync."""
+        at, by = stamps >> CLOCK, agent_of(stamps)
+        warp = threads // WARP
+        near = by // WARP == warp
+        across = ~near & (at >= self.barrier[threads // self.grid.threads])
+        return across, near & (at >= self.synced[warp]) & ((by != threads) | whole)
+
+    def load(
+        self, one: Instruction, at: Array, size: int, threads: Array, raw: Any, whole: bool = False, wgmma: bool =
+        False,
+    ) -> Array:  # fmt: skip
+        """`whole`: a warp loads together, whichever lane named the address."""
+        granules = self.granules(at, size)
+        self.check_written(one, granules, threads)
+        if wgmma:
+            stamps = self.stored[granules]
+            warp = (threads // WARP)[:, None]
+            bare = (self.unfenced[granules] > 0) & (stamps >> CLOCK >= self.proxied[warp])
+            self.race("race: shared, load by wgmma with no proxy fence after the store", stamps, bare, one)
+            self.loading.append((granules, threads, stamps))
+        self._note_load(one, granules, threads, whole)
+        self.grid.report.bytes["shared load"] += len(at) * size
+        return get(self.data, at, size, raw)
+
+    def _note_load(self, one: Instruction, granules: Array, threads: Array, whole: bool) -> None:
+        stamps = self.stored[granules]
+        programs = threads // self.grid.threads
+        floor = (self.barrier[programs] << CLOCK)[:, None]
+        if (stamps >= floor).any():
+            across, lanes = self._unordered(stamps, threads[:, None], whole)
+            self.race("race: shared, load after store", stamps, across, one)
+            self.race("lanes: shared, load after store", stamps, lanes, one)
+        mine = stamp(self.time[programs], threads, False, one)[:, None]
+        warp = (threads // WARP)[:, None]
+        last = self.last[granules]
+        if self.grid.warps > 1:
+            self.other[granules] = np.where(agent_of(last) // WARP == warp, self.other[granules], last)
+        self.last[granules] = mine
+        if self.grid.warps > 1:
+            beside = agent_of(self.last[granules]) // WARP != warp  # two warps in this very instruction
+            if beside.any():
+                self.other[granules[beside]] = np.broadcast_to(mine, granules.shape)[beside]
+
+    def store(self, one: Instruction, at: Array, size: int, threads: Array, values: Array) -> None:
+        granules = self.granules(at, size)
+        programs = threads // self.grid.threads
+        floor = (self.barrier[programs] << CLOCK)[:, None]
+        for after, kept in (("store", (self.stored,)), ("load", (self.last, self.other))):
+            for stamps in (stamps_of[granules] for stamps_of in kept):
+                if (stamps >= floor).any():
+                    across, lanes = self._unordered(stamps, threads[:, None], False)
+                    same = self.same(at, size, values)
+                    self.race_of_stores(f"shared, store after {after}", stamps, across, same, one)
+                    self.race(f"lanes: shared, store after {after}", stamps, lanes & ~same, one)
+        mine = stamp(self.time[programs], threads, False, one)[:, None]
+        self.stored[granules] = mine
+        put(self.data, at, size, values)
+        twice = self.stored[granules] != mine  # two threads in this very instruction
+        if twice.any():
+            same = self.same(at, size, values)
+            self.race_of_stores("shared, store beside store", np.broadcast_to(mine, twice.shape), twice, same, one)
+        self.written[granules] = True
+        if len(self.unfenced):
+            self.unfenced[granules] = (threads // WARP + 1)[:, None]
+        self.grid.report.bytes["shared store"] += len(at) * size
+
+    # What is under way: wgmma's loads, and asynchronous copies.
+
+    def take_loading(self) -> list[tuple[Array, Array, Array]]:
+        loading, self.loading = self.loading, []
+        return loading
+
+    def finish_loading(self, one: Instruction, loading: list[tuple[Array, Array, Array]]) -> None:
+        """Now it has loaded: what was stored since it began, was stored too early."""
+        for granules, threads, then in loading:
+            stamps = self.stored[granules]
+            self.race("race: shared, store while wgmma may still load", stamps, stamps != then, one)
+            self._note_load(one, granules, threads, True)
+
+    def begin_copy(self, one: Instruction, at: Array, size: int, threads: Array) -> Array:
+        """A copy to there has begun: until it comes, what is there counts as written by nobody. Returns its stamps."""
+        self.store(one, at, size, threads, np.full((len(threads), size), 0xFF, np.uint8))
+        granules = self.granules(at, size)
+        self.written[granules] = False
+        return self.stored[granules]
+
+    def end_copy(self, one: Instruction, at: Array, size: int, threads: Array, values: Array, then: Array) -> None:
+        stamps = self.stored[self.granules(at, size)]
+        self.race("race: shared, store while a copy may still come", stamps, stamps != then, one)
+        self.store(one, at, size, threads, values)
