@@ -51,6 +51,7 @@ class Code:
         noise: how much of their documented error approximate instructions make.
         grains: the smallest store in bytes to shared and to global memory: what is kept of memory is kept by so much.
         wgmma: whether there are such instructions.
+        fenced: the registers that wgmma reads and writes.
     """
 
     def __init__(self, ptx: str, noise: float) -> None:
@@ -63,6 +64,7 @@ class Code:
         self.specials: list[tuple[int, str]] = []
         self.grains = {space: _grain(self.instructions, space) for space in ("shared", "global")}
         self.wgmma = any(one.name == "wgmma" for one in self.instructions)
+        self.fenced: set[int] = set()
         self._types, self._arrays = kernel.registers, kernel.arrays
         self.steps: list[Step] = [(OPS.get(one.name) or one.refuse())(self, one) for one in self.instructions]
 

@@ -88,7 +88,7 @@ class Grid:
             self.R[i] = self._special(name).astype(RAW[code.width[i]])
         self.memory = Global(self, ranges, programs, weak, fresh)
         self.shared = Shared(self, shared_bytes, programs)
-        self.copies, self.products, self.accumulators = Flights(total), Flights(total), Accumulators()
+        self.copies, self.products, self.accumulators = Flights(total), Flights(total), Accumulators(total)
         self.mask: Array | None = None
         self._unwritten, self._patience, self._order = unwritten, patience, order
         self._live = np.ones(total, bool)

@@ -5,6 +5,7 @@ A register is an array of raw bits, unsigned and as wide as its type; what an in
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -20,6 +21,7 @@ FLOAT: dict[int, Any] = {16: np.float16, 32: np.float32, 64: np.float64}
 CANONICAL_NAN = 0x7FFF  # what every conversion to 16 bits makes of a NaN
 
 
+@functools.cache
 def bits(kind: str) -> int:
     """The width of a PTX type."""
     if kind == "pred":
@@ -30,6 +32,7 @@ def bits(kind: str) -> int:
     return int(number[0]) * (2 if kind.endswith("x2") else 1)
 
 
+@functools.cache
 def dtype(kind: str) -> Any:
     """What NumPy computes a PTX type in; raw bits where it has no such type."""
     if kind == "pred" or kind.startswith(("b", "t")) or kind.endswith("x2"):

@@ -59,17 +59,34 @@ def rows(
 
 
 class Accumulators:
-    """What wgmma will have put into registers, and which does: by register, values and numbers of flights by thread."""
+    """What wgmma will have put into registers, and what its registers were at the last wgmma.fence.
 
-    def __init__(self) -> None:
+    Attributes:
+        results: by register, values and numbers of flights, by thread.
+        fenced: the registers that wgmma uses, as each thread's last fence found them.
+        ever: whether a thread has come to a fence.
+    """
+
+    def __init__(self, threads: int) -> None:
         self.results: dict[int, tuple[Array, Array]] = {}
-        self.fenced: dict[bytes | None, list[Array | None]] = {}  # by mask, all registers as wgmma.fence found them
+        self.fenced: dict[int, Array] = {}
+        self.ever = np.zeros(threads, bool)
 
     def fence(self, g: Grid, m: Array | None) -> None:
-        self.fenced = {None if m is None else m.tobytes(): list(g.R)}
+        for x in g.code.fenced:
+            now, then = g.old(x), self.fenced.get(x)
+            self.fenced[x] = now if m is None or then is None or now is then else np.where(m, now, then)
+        self.ever = self.ever | (True if m is None else m)
+
+    def bare(self, g: Grid, registers: list[int], m: Array | None) -> bool:
+        """Whether one of them was written since the last fence, but by what is under way."""
+        if not (self.ever if m is None else self.ever[m]).all():
+            return True
+        return any(x not in self.results and _touched(g, x, self.fenced[x], m) for x in registers)
 
     def value(self, g: Grid, x: int) -> Array:
-        """What an accumulator holds once what is under way has come."""
+        """What an accumulator holds once what is under way has come; it may be one that nobody wrote, if it is dropped."""
+        g.define(x)
         if x not in self.results:
             return g.full(x)
         values, by = self.results[x]
@@ -90,22 +107,19 @@ class Accumulators:
         left = np.where(mine, 0, by)
         before = g.R[x]
         g.put(x, None if mine.all() else mine, values)
-        for registers in self.fenced.values():
-            if registers[x] is before:  # this is no write of the program's
-                registers[x] = g.R[x]
+        if x in self.fenced:  # this is no write of the program's
+            self.fenced[x] = g.R[x] if self.fenced[x] is before else np.where(mine, g.R[x], self.fenced[x])
         if left.any():
             self.results[x] = values, left
         else:
             del self.results[x]
 
 
-def _touched(g: Grid, x: int, then: Array | None, m: Array | None) -> bool:
+def _touched(g: Grid, x: int, then: Array, m: Array | None) -> bool:
     """Whether register `x` is another than `then`."""
-    now = g.R[x]
+    now = g.old(x)
     if now is then:
         return False
-    if then is None or now is None:
-        return True
     if m is None or len(now) == 1 == len(then):
         return not np.array_equal(now, then)
     return bool((np.broadcast_to(now, m.shape)[m] != np.broadcast_to(then, m.shape)[m]).any())
@@ -137,6 +151,7 @@ def _product(code: Code, one: Instruction) -> Step:
     d, keep = code.vector(one.operands[0], 32, one), code.operand(one.operands[3], 1, one)
     a = code.vector(one.operands[1], 32, one) if held else [code.register(one.operands[1], one)]
     b, inputs = code.register(one.operands[2], one), a if held else []
+    code.fenced.update((*d, *inputs))
     at_a, _, at_d = fragments(k, 1 if kind == "tf32" else 2)
     at_d = ((at_d // 8)[:, None, :] * n + np.arange(0, n, 8)[:, None] + (at_d % 8)[:, None, :]).reshape(WARP, -1)
     from_d, active = np.argsort(at_d.ravel()), code.active(one)
@@ -161,9 +176,7 @@ def _product(code: Code, one: Instruction) -> Step:
         m = active(g)
         warps = g.whole_warps(m, one)
         state = g.accumulators
-        then = state.fenced.get(None if m is None else m.tobytes())
-        mine = [x for x in (*d, *inputs) if x not in state.results]
-        if then is None or any(_touched(g, x, then[x], m) for x in mine):
+        if state.bare(g, [*d, *inputs], m):
             g.report.race(_UNFENCED, np.array([one.pc]), one, code.instructions)
         result = np.zeros((len(g.every) // WARP, WARP, len(d)), np.float32)
         result[warps] = sum_up(g, warps)
