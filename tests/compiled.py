@@ -1,9 +1,9 @@
-"""The kernels as compiled, run on the PTX machine and compared with float64: cases, a verdict, and a process that has it.
+"""The kernels as compiled, run on the PTX machine and compared with float64: cases, a verdict, and who runs them.
 
     python tests/compiled.py lstm bfloat16 grid flag T=4 B=17 H=40 D=2 lengths weak order=warps
 
-runs one case by itself, and says what came of it; words that are left out have the values of `Case`. Tests interpret the
-kernels in their own process, so they have cases run in another: `Worker`.
+runs one case by itself, and says what came of it; words that are left out have the values of `Case`. Tests interpret
+the kernels in their own process, so they have cases run in another: `Worker`.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ INPUTS: dict[str, Callable[[Scan], None]] = {
 
 @contextlib.contextmanager
 def _poisoned() -> Iterator[dict[int, Any]]:
-    """What is allocated in here holds NaN, and counts as written by nobody; yields the record that the machine keeps."""
+    """What is allocated in here holds NaN, and counts as written by nobody; yields the record that the machine has."""
     from fastrnn.kernels.triton import launch
 
     fresh: dict[int, Any] = {}
@@ -291,7 +291,7 @@ def signs(scan: Scan, case: Case, ran: Ran) -> list[str]:
 
 @dataclass
 class Outcome:
-    """A case's: `good`, and what to read if not; the worst error as a part of what is allowed; how much was executed."""
+    """A case's: `good`, and what to read if not; the worst error as a part of what is allowed; what was executed."""
 
     good: bool
     said: str

@@ -24,7 +24,17 @@ def mov(code: Code, one: Instruction) -> Step:
         return _joined(code, one, kind)
     if target.startswith("{"):
         return _taken_apart(code, one, kind)
-    return code.alu(one, kind, [kind], lambda a: a)
+    copy = code.alu(one, kind, [kind], lambda a: a)
+    if not code.wgmma:
+        return copy
+    d, active = code.register(target, one), code.active(one)
+
+    def step(g: Grid) -> None:
+        copy(g)
+        if d in code.fenced:
+            g.accumulators.copied(g, d, active(g))
+
+    return step
 
 
 def _joined(code: Code, one: Instruction, kind: str) -> Step:

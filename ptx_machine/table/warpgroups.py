@@ -78,6 +78,11 @@ class Accumulators:
             self.fenced[x] = now if m is None or then is None or now is then else np.where(m, now, then)
         self.ever = self.ever | (True if m is None else m)
 
+    def copied(self, g: Grid, x: int, m: Array | None) -> None:
+        """A move to `x` is no write: LLVM copies accumulators after the fence, and ptxas makes one register of both."""
+        if x in self.fenced:
+            self.fenced[x] = g.R[x] if m is None else np.where(m, g.R[x], self.fenced[x])
+
     def bare(self, g: Grid, registers: list[int], m: Array | None) -> bool:
         """Whether one of them was written since the last fence, but by what is under way."""
         if not (self.ever if m is None else self.ever[m]).all():
@@ -85,7 +90,7 @@ class Accumulators:
         return any(x not in self.results and _touched(g, x, self.fenced[x], m) for x in registers)
 
     def value(self, g: Grid, x: int) -> Array:
-        """What an accumulator holds once what is under way has come; it may be one that nobody wrote, if it is dropped."""
+        """What an accumulator holds once what is under way has come; nobody may have written it, if it is dropped."""
         g.define(x)
         if x not in self.results:
             return g.full(x)

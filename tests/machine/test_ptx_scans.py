@@ -1,7 +1,7 @@
 """Every kernel as compiled: each cell, dtype, tier, schedule, exchange, mask and direction, forward and backward.
 
-Results are compared with float64 by the tables of `support`; what kernels allocate is poisoned, and counts as written by
-nobody; nothing may race. The fast cases have each pair of values at least once, the slow ones all that are launched.
+Results are compared with float64 by the tables of `support`; what kernels allocate is poisoned, and counts as written
+by nobody; nothing may race. The fast cases have each pair of values at least once, the slow ones all that are launched.
 """
 
 from __future__ import annotations
