@@ -24,15 +24,25 @@ def store_tiles(ptrs, stride, tiles, mask, COUNT: tl.constexpr):
 
 
 @triton.jit
-def store_exchanged(ptrs, stride, tiles, mask, COUNT: tl.constexpr):
-    """`store_tiles` for tiles that other programs wait for.
+def canonical(value, DTYPE: tl.constexpr):
+    """`value` with every NaN the canonical one, once stored as DTYPE: the all-ones bit pattern means "not written yet"
+    (sync.py), and a NaN with that payload, carried over from a user's tensor, would be waited for without end.
 
-    Every NaN is stored as the canonical one: the all-ones bit pattern means "not written yet" (sync.py), and a NaN with
-    that payload, carried over from a user's tensor, would be waited for without end.
+    A conversion from float32 to 16 bits makes every NaN 0x7FFF by itself (PTX's cvt): asked for besides, it was a fifth
+    of the LSTM's backward loop.
     """
+    if DTYPE.primitive_bitwidth == 16:
+        return value
+    else:
+        return tl.where(value == value, value, float("nan"))
+
+
+@triton.jit
+def store_exchanged(ptrs, stride, tiles, mask, COUNT: tl.constexpr):
+    """`store_tiles` for tiles that other programs wait for."""
+    DTYPE: tl.constexpr = ptrs.dtype.element_ty
     for i in tl.static_range(COUNT):
-        value = tl.where(tiles[i] == tiles[i], tiles[i], float("nan"))
-        tl.store(ptrs + i * stride, value.to(ptrs.dtype.element_ty), mask=mask)
+        tl.store(ptrs + i * stride, canonical(tiles[i], DTYPE).to(DTYPE), mask=mask)
 
 
 @triton.jit
@@ -95,7 +105,7 @@ def store_packed(ptrs, stride, tiles, mask, COUNT: tl.constexpr, EXCHANGED: tl.c
         k = tl.arange(0, WIDTH)[None, None, :]
         joined = join(tiles, COUNT)
         if EXCHANGED:
-            joined = tl.where(joined == joined, joined, float("nan"))
+            joined = canonical(joined, ptrs.dtype.element_ty)
         tl.store(ptrs[:, :, None] + k * stride, joined.to(ptrs.dtype.element_ty), mask=mask[:, :, None] & (k < COUNT))
 
 
