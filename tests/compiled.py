@@ -169,6 +169,14 @@ def _empty(scan: Scan) -> None:
     scan.lengths[-1] = len(scan.x)
 
 
+def _mixed(scan: Scan) -> None:
+    """Rows of one step or more, most of all steps, and few that start anew."""
+    B = scan.x.shape[1]
+    scan.lengths = torch.tensor(([4, 3, 2, 1] + [4] * B)[: B - 1] + [2], dtype=torch.int32)
+    assert scan.resets is not None
+    scan.resets &= torch.rand(scan.resets.shape) < 0.3
+
+
 def _ended(scan: Scan) -> None:
     """Rows of no step, all of them."""
     scan.lengths = torch.zeros(scan.x.shape[1], dtype=torch.int32)
@@ -178,6 +186,7 @@ INPUTS: dict[str, Callable[[Scan], None]] = {
     "plain": lambda scan: None,
     "nan": _nan_pattern,
     "shifted": _shifted,
+    "mixed": _mixed,
     "short": _short_tail,
     "empty": _empty,
     "ended": _ended,
@@ -351,20 +360,30 @@ class Worker:
             pass
 
 
+def _answer(line: str) -> dict[str, Any]:
+    """To one line that a `Worker` sent: an outcome, or of `mutations NAME | CASE | MOST` several."""
+    if line.startswith("mutations "):
+        import mutations
+
+        mutation, case, most = line.removeprefix("mutations ").split(" | ")
+        outcomes = [mutations.outcome(place.name) for place in mutations.places(mutation, case, int(most))]
+        return {"outcomes": [(outcome.good, outcome.said) for outcome in outcomes]}
+    try:
+        return dataclasses.asdict(answer_to(line))
+    except Exception as error:  # a compiler's, a bug: it belongs to this case, and others follow
+        return dataclasses.asdict(Outcome(False, f"{type(error).__name__}: {error}"))
+
+
 def _serve() -> None:
     """One line in, one line out; what else is printed goes to stderr."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
-        try:
-            answer = dataclasses.asdict(answer_to(line.strip()))
-        except Exception as error:  # a compiler's, a bug: it belongs to this case, and others follow
-            answer = dataclasses.asdict(Outcome(False, f"{type(error).__name__}: {error}"))
-        out.write(json.dumps(answer) + "\n")
+        out.write(json.dumps(_answer(line.strip())) + "\n")
         out.flush()
 
 
-def answer_to(text: str) -> Any:
+def answer_to(text: str) -> Outcome:
     """The outcome of a case; or of a mutation, `mutation NAME`."""
     if text.startswith("mutation "):
         import mutations
@@ -378,6 +397,10 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if sys.argv[1:] == ["--serve"]:
         _serve()
+    elif sys.argv[1] == "signs":
+        from mutations import case_signs
+
+        print(*case_signs(named(" ".join(sys.argv[2:]))))
     else:
         result = answer_to(" ".join(sys.argv[1:]))
         print(result)
