@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastrnn.bench.gpu import executed
 from fastrnn.bench.gpu import kernels as kernel_report
 from fastrnn.bench.rows import cases, checkout, files, journal, record
 from fastrnn.bench.rows.errors import BenchError
@@ -142,9 +143,12 @@ def _quick_kernels() -> int:
 
 def kernels(arguments: argparse.Namespace) -> int:
     _stop_where(kernel_report.unavailable())
+    archs = arguments.arch or ["sm_90"]
+    if arguments.executed:
+        _stop_where(executed.unavailable(archs))
     files.check_writable(arguments)
     todo = kernel_report.jobs(
-        arguments.arch or ["sm_90"],
+        archs,
         arguments.cell or ["lstm", "gru", "rnn_tanh"],
         arguments.dtype or ["bfloat16", "float32"],
         arguments.hidden or kernel_report.HIDDEN,
@@ -152,7 +156,7 @@ def kernels(arguments: argparse.Namespace) -> int:
         2 if arguments.bidirectional else 1,
         arguments.schedule,
     )
-    return kernel_report.report(todo, arguments.json)
+    return kernel_report.report(todo, arguments.json, arguments.executed)
 
 
 def compile(arguments: argparse.Namespace) -> int:

@@ -74,22 +74,19 @@ class Shared(Memory):
             i = int(bad.argmax())
             where = f"shared memory of {self.size} bytes, byte {at[i]}: {size} bytes are outside, or misaligned"
             raise FaultError(f"{where}: {self.grid.name(int(threads[i]))}: {one}")
-        if self.grid.count_banks:
+        if self.grid.count_banks and one.name != "wgmma":  # whose loads are no warp's
             self._count_banks(at, size, threads)
         return at + threads // self.grid.threads * self.stride
 
     def _count_banks(self, at: Array, size: int, threads: Array) -> None:
         """32 banks of 4 bytes; a pass serves as many lanes as ask for 128 bytes, and any number for the same word."""
-        at_once = max(1, WARP * 4 // max(size, 4))
-        turn = threads // WARP * WARP + threads % WARP // at_once
-        words = np.unique(
-            np.stack([np.repeat(turn, max(1, size // 4)), (at[:, None] // 4 + np.arange(max(1, size // 4))).ravel()]),
-            axis=1,
-        )
-        passes = np.unique(np.stack([words[0], words[1] % 32]), axis=1, return_counts=True)
-        worst = np.zeros(int(turn.max()) + 1, np.int64)
-        np.maximum.at(worst, passes[0][0], passes[1])
-        self.grid.report.conflicts += int(worst.sum() - np.count_nonzero(worst))
+        words = max(1, size // 4)  # of an access
+        bound = self.stride // 4 + words
+        turn = threads * words // WARP  # of the lanes of one warp, for a warp has a whole number of them
+        asked = np.unique((turn[:, None] * bound + at[:, None] // 4 + np.arange(words)).ravel())
+        turn, word = np.divmod(asked, bound)
+        passes = np.bincount(turn * 32 + word % 32, minlength=32 * (int(turn[-1]) + 1)).reshape(-1, 32).max(1)
+        self.grid.report.conflicts += int(passes.sum() - np.count_nonzero(passes))
 
     def _unordered(self, stamps: Array, threads: Array, whole: bool) -> tuple[Array, Array]:
         """Whether accesses stamped so and those by `threads` now (by their `whole` warps) have no barrier between; and

@@ -1,6 +1,6 @@
 """`kernels`: what the compiler makes of every scan kernel that would be chosen for a list of shapes; needs no GPU.
 
-Triton is needed, torch is not.
+Triton is needed; torch only to count what a step executes (`executed.py`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from fastrnn.bench.gpu import workers
+from fastrnn.bench.gpu import executed, workers
 from fastrnn.bench.rows import journal
 from fastrnn.bench.rows.errors import said
-from fastrnn.bench.showing.table import columns, emit, heading, line
+from fastrnn.bench.showing.table import Column, columns, emit, heading, line
 from fastrnn.kernels.counts import COUNTS
 from fastrnn.kernels.plan.choice import choose
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
@@ -34,6 +34,14 @@ COLUMNS = columns(
     "arch<6 | cell<12 | pass<8 | dtype<8 | H>5 | B>4 | dirs>4 | tier<8 | units x rows, chunk<19 | warps>5 | regs>4 | "
     "spills>6 | KiB>6 | limit>5 | mma>4 | wgmma>5 | resident<8 | barriers>8 | loop>5"
 )
+# With what a step executes: the code's own figures of the loop, then those. The rest is in the JSON.
+EXECUTED_COLUMNS = columns(
+    "arch<6 | cell<12 | pass<8 | dtype<8 | H>5 | B>4 | dirs>4 | tier<8 | units x rows, chunk<19 | warps>5 | loop>5 | "
+    "barriers>8 | PTX>5 | executed>8 | barriers>8 | bytes in>8 | out>7 | shared in>9 | out>7 | conflicts>9"
+)
+_EXECUTED = (
+    "code", "instructions", "barriers", "global_loaded", "global_stored", "shared_loaded", "shared_stored", "conflicts"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,15 @@ def _compile(job: Job, config: LaunchConfig) -> Report | str:
         return said(error)
 
 
+def _execute(job: Job, config: LaunchConfig) -> dict[str, Any] | str:
+    """In a worker process: what a step executes, or what went wrong."""
+    try:
+        sizes = (job.cell, job.backward, job.dtype, job.B, job.H, job.directions)
+        return executed.count(*sizes, config, job.arch)
+    except Exception as error:
+        return said(error)
+
+
 def _row(job: Job, config: LaunchConfig | None, report: Report | str | None) -> dict[str, Any]:
     """One object of the report, the same keys in each; `status` is "ok" or says what is wrong."""
     limit = DEVICES[job.arch].shared_bytes
@@ -120,16 +137,28 @@ def _row(job: Job, config: LaunchConfig | None, report: Report | str | None) -> 
     }
 
 
-def _show(row: dict[str, Any]) -> str:
+def _with_executed(row: dict[str, Any], counted: dict[str, Any] | str | None) -> dict[str, Any]:
+    """The row with what a step executes, or why that is not known."""
+    if isinstance(counted, str) and row["status"] in ("ok", "spills"):
+        row["status"] = f"does not run: {counted}"
+    return {**row, "executed": counted if isinstance(counted, dict) else None}
+
+
+def _show(row: dict[str, Any], columns: Sequence[Column] = COLUMNS) -> str:
     name = "backward" if row["backward"] else "forward"
     start = [row["arch"], row["cell"], name, row["dtype"], row["H"], row["B"], row["directions"]]
-    if row["registers"] is None:
-        return f"{line(COLUMNS[: len(start)], start)}  {row['status']}"
+    counted = row.get("executed")
+    if row["registers"] is None or (counted is None and columns is EXECUTED_COLUMNS):
+        return f"{line(columns[: len(start)], start)}  {row['status']}"
     tile = f"{row['block_h']} x {row['block_b']}, {row['block_k']}"
+    start += [row["tier"], tile, row["num_warps"]]
+    if counted is not None:
+        read, step = [row["instructions"], row["barriers"]], [counted[name] for name in _EXECUTED]
+        return line(columns, [*start, *read, *step])
     resident = "yes" if row["resident"] else "no"
     sizes = [f"{row['shared'] / 1024:.1f}", f"{row['shared_limit'] // 1024}"]
-    end = [row["tier"], tile, row["num_warps"], row["registers"], row["spills"], *sizes]
-    return line(COLUMNS, [*start, *end, row["mma"], row["wgmma"], resident, row["barriers"], row["instructions"]])
+    end = [row["registers"], row["spills"], *sizes, row["mma"], row["wgmma"], resident]
+    return line(columns, [*start, *end, row["barriers"], row["instructions"]])
 
 
 def _summary(rows: Sequence[dict[str, Any]], kernels: int) -> str:
@@ -137,21 +166,27 @@ def _summary(rows: Sequence[dict[str, Any]], kernels: int) -> str:
         return sum(row["status"].startswith(start) for row in rows)
 
     compiled = [row for row in rows if row["registers"] is not None]
+    runs = f"{count('does not run')} that do not run, " if any("executed" in row for row in rows) else ""
     return (
         f"{len(rows)} rows, {kernels} kernels, {sum(row['spills'] > 0 for row in compiled)} with spills, "
         f"{sum(row['shared'] > row['shared_limit'] for row in compiled)} over the shared memory there is, "
-        f"{count('does not compile')} that do not compile, {count('no launch')} without a launch, "
+        f"{count('does not compile')} that do not compile, {runs}{count('no launch')} without a launch, "
         f"{sum(row['resident'] for row in compiled)} with resident weights."
     )
 
 
-def report(todo: Sequence[Job], json_path: str | None) -> int:
-    """Compile, print and record; 1 if a kernel spills, does not fit or does not compile, else 0."""
-    emit(heading(COLUMNS))
+def report(todo: Sequence[Job], json_path: str | None, execute: bool = False) -> int:
+    """Compile, print and record; 1 if a kernel spills, does not fit or does not compile, else 0.
+
+    With `execute`, what a step executes, too: 1 then as well where a kernel does not run.
+    """
+    shown = EXECUTED_COLUMNS if execute else COLUMNS
+    emit(heading(shown))
     rows: list[dict[str, Any]] = []
     futures: dict[tuple[Job, LaunchConfig], Future[Report | str]] = {}
     with workers.pool(_PROCESSES) as pool:
         pending: list[tuple[Job, LaunchConfig | None, Future[Report | str] | None]] = []
+        runs: list[Future[dict[str, Any] | str] | None] = []
         for job in todo:
             config, future = job.config(), None
             if config is not None:
@@ -161,11 +196,13 @@ def report(todo: Sequence[Job], json_path: str | None) -> int:
                     futures[key] = pool.submit(_compile, job, config)
                 future = futures[key]
             pending.append((job, config, future))
-        for job, config, future in pending:
-            rows.append(_row(job, config, None if future is None else future.result()))
+            runs.append(None if config is None or not execute else pool.submit(_execute, job, config))
+        for (job, config, future), run in zip(pending, runs, strict=True):
+            row = _row(job, config, None if future is None else future.result())
+            rows.append(_with_executed(row, None if run is None else run.result()) if execute else row)
             if json_path is not None:
                 journal.append(json_path, rows[-1])
-            emit(_show(rows[-1]))
+            emit(_show(rows[-1], shown))
     emit("")
     emit(_summary(rows, len(futures)))
     return 0 if all(row["status"] in ("ok", "no launch") for row in rows) else 1

@@ -1,0 +1,157 @@
+"""`kernels --executed`: the machine's counts of a step, against figures by hand and the compiler's own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import compiling_environment, launch
+
+from fastrnn.bench import cli
+from fastrnn.bench.gpu import executed, kernels
+from fastrnn.bench.gpu.kernels import Job
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = ROOT / "bench/compiled/executed-sm_90-triton-3.7.1.jsonl"
+B, H, UNITS = 16, 48, 16  # of three programs, where they are several
+
+pytest.importorskip("triton")
+
+# Each counted over the third and fourth step, and over the fifth and sixth; with the compiler's count of barriers.
+PROGRAM = """
+    import json, sys
+    from fastrnn.bench.gpu import executed
+    from fastrnn.kernels.counts import COUNTS
+    from fastrnn.kernels.offline.report import compile_scan
+    from fastrnn.kernels.plan.configs import LaunchConfig
+    from ptx_machine import on_machine
+
+    for cell, backward, config in json.loads(sys.argv[1]):
+        config = LaunchConfig(**config)
+        scan = cell, backward, "bfloat16", 16, 48, 1, config
+        found = [executed.count(*scan, "sm_90", lengths) for lengths in ((2, 4), (4, 6))]
+        static = compile_scan(COUNTS[cell], backward, "bfloat16", 48, 1, config, (9, 0))
+        with on_machine(order="programs") as launches:
+            executed.execute(cell, backward, "bfloat16", 4, 16, 48, 1, config)
+        print(json.dumps([*found, static.barriers, sum(map(executed._waited, launches))]))
+"""
+
+
+@pytest.fixture(scope="module")
+def counts() -> dict[str, Any]:
+    """By launch: the two counts, the compiler's barriers, and looks in vain where programs go one after another."""
+    cases = {
+        "solo": ("gru", True, launch("solo", H, "persistent")),
+        "flag": ("lstm", False, launch("split contraction", H, "persistent", exchange="flag")),
+        "barrier": ("lstm", False, launch("split contraction", H, "persistent", exchange="barrier")),
+        "streamed": ("lstm", False, launch("streamed", H, "persistent", exchange="flag")),
+    }
+    given = json.dumps([(cell, backward, vars(config)) for cell, backward, config in cases.values()])
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), given],
+        capture_output=True, text=True, env=compiling_environment(), cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(zip(cases, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("name", ["solo", "flag", "barrier", "streamed"])
+def test_every_step_in_the_middle_is_the_same(counts: dict[str, Any], name: str) -> None:
+    early, late, barriers, _ = counts[name]
+    assert early == late
+    assert early["instructions"] >= early["code"] > 100
+    assert early["waited"] == 0
+    if name != "streamed":  # which has a loop in the loop
+        assert (early["instructions"], early["barriers"]) == (early["code"], barriers)
+
+
+def test_an_inner_loop_counts_as_often_as_it_runs(counts: dict[str, Any]) -> None:
+    step, _, barriers, _ = counts["streamed"]
+    assert step["instructions"] > step["code"]
+    assert step["barriers"] > barriers
+
+
+def test_looks_in_vain_are_told_from_the_step(counts: dict[str, Any]) -> None:
+    assert counts["solo"][3] == 0
+    assert counts["flag"][3] > 0
+    assert counts["barrier"][3] > 0
+
+
+def test_bytes_by_hand(counts: dict[str, Any]) -> None:
+    tile, whole = B * UNITS * 2, B * H * 2
+    for name, polled in (("flag", 0), ("barrier", 4)):
+        step = counts[name][0]
+        assert step["programs"] == 3
+        # All of h, the four gates' x, and the counter; h, c and four saved values.
+        assert step["global_loaded"] == whole + 4 * tile + polled
+        assert step["global_stored"] == 6 * tile
+        assert step["global_atomic"] == polled
+    step = counts["solo"][0]
+    assert step["programs"] == 1
+    # The GRU's output's gradient, four saved values and h; three gradients, twice. Nothing is exchanged.
+    assert (step["global_loaded"], step["global_stored"]) == (6 * whole, 6 * whole)
+
+
+def test_only_a_split_contraction_has_conflicts(counts: dict[str, Any]) -> None:
+    """Its operands are swizzled across the split, not across their rows (bench/NOTES.md)."""
+    assert counts["solo"][0]["conflicts"] == 0
+    assert counts["flag"][0]["conflicts"] > 0
+
+
+def _report(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(kernels, "unavailable", lambda: None)  # the tests' process interprets kernels
+    return cli.main(["kernels", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"), [("torch", "torch is not installed"), ("ptx_machine", "a folder of the checkout")]
+)
+def test_what_it_needs(
+    missing: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find_spec = executed.importlib.util.find_spec  # type: ignore[attr-defined]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else find_spec(name))
+    assert _report(monkeypatch, "--executed") == 1
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+
+
+def test_a_gpu_that_the_machine_is_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _report(monkeypatch, "--arch", "sm_90", "--arch", "sm_100", "--executed") == 1
+    assert "the PTX machine is no sm_100" in capsys.readouterr().err
+
+
+def test_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """One counted, one that does not run, one that the compiler refuses; none where nobody asks."""
+    rows = [json.loads(line) for line in TABLE.read_text().splitlines()]
+    counted = kernels._with_executed({**rows[0], "executed": None}, rows[0]["executed"])
+    assert counted == rows[0]
+    broken = kernels._with_executed(rows[0], "FaultError: a trap")
+    assert (broken["executed"], broken["status"]) == (None, "does not run: FaultError: a trap")
+    refused = kernels._with_executed({**rows[0], "status": "does not compile: x"}, "x")
+    assert refused["status"] == "does not compile: x"
+    shown = kernels._show(counted, kernels.EXECUTED_COLUMNS)
+    assert shown.split()[-1] == str(rows[0]["executed"]["conflicts"])
+    assert kernels._show(broken, kernels.EXECUTED_COLUMNS).endswith("does not run: FaultError: a trap")
+    assert "1 that do not run" in kernels._summary([counted, broken], 2)
+
+
+def test_the_table_is_of_the_launches_that_are_chosen() -> None:
+    rows = [json.loads(line) for line in TABLE.read_text().splitlines()]
+    compiled = [json.loads(line) for line in (TABLE.parent / "sm_90-triton-3.7.1.jsonl").read_text().splitlines()]
+    assert len(rows) == 12
+    for row in rows:
+        counted = row.pop("executed")
+        assert row in compiled
+        job = Job(row["arch"], row["cell"], row["backward"], row["dtype"], row["H"], row["B"], row["directions"])
+        config = job.config()
+        assert config is not None
+        assert counted["programs"] == -(-row["H"] // config.block_h) * -(-row["B"] // config.block_b)
+        assert counted["barriers"] == row["barriers"]
+        assert counted["waited"] == 0
