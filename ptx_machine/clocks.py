@@ -66,6 +66,10 @@ class Clocks:
         self._active[agent // self._warps] = True
         return known
 
+    @property
+    def any_fence(self) -> bool:
+        return bool(self._fenced)
+
     def fenced(self, agent: int) -> Array | None:
         """What a relaxed store publishes: what its warp knew at its last fence."""
         return self._fenced.get(agent)

@@ -7,6 +7,7 @@ accesses.
 
 from __future__ import annotations
 
+import bisect
 import ctypes
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ import numpy as np
 from ptx_machine.clocks import Clocks
 from ptx_machine.delivery import Delivery
 from ptx_machine.errors import FaultError
-from ptx_machine.memory import CLOCK, Memory, agent_of, get, is_strong, put, stamp
+from ptx_machine.memory import CLOCK, Memory, agent_of, fill, get, is_strong, put, stamp, take
+from ptx_machine.tensors import Tensor
 from ptx_machine.text import Instruction
 from ptx_machine.types import WARP, Array
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 _SLOT = 36  # bits of an address within its tensor's range
 _PAGE = 4096  # an address keeps its tensor's alignment up to so much
-_MOST_COLUMNS = 1 << 26
 
 
 def bytes_at(pointer: int, n: int) -> Array:
@@ -51,36 +52,38 @@ class Global(Memory):
         ranges: of the tensors, in this process.
         clocks: what each warp knows.
         delivery: where memory is weak.
-        loaded: of each granule's loads the last of each program; of a few of them, where that would take too much.
     """
 
     def __init__(
         self, grid: Grid, ranges: list[tuple[int, int]], programs: int, weak: bool, fresh: dict[int, Array]
     ) -> None:
-        starts = np.cumsum([0] + [-(-n // 16) * 16 + _PAGE for _, n in ranges])
-        size, grain = int(starts[-1]) + 16, grid.code.grains["global"]
+        self._starts: list[int] = np.cumsum([0] + [-(-n // 16) * 16 + _PAGE for _, n in ranges]).tolist()
+        size, grain = self._starts[-1] + 16, grid.code.grains["global"]
         # By slot, the first and the last of which are nobody's: a tensor's bounds in its slot, and the slot's place.
         nobody = (1 << 62, 0, 0)
-        bounds = [(p % _PAGE, p % _PAGE + n, int(start)) for (p, n), start in zip(ranges, starts, strict=False)]
+        bounds = [(p % _PAGE, p % _PAGE + n, start) for (p, n), start in zip(ranges, self._starts, strict=False)]
         self._low, self._high, self._start = np.array([nobody, *bounds, nobody]).T.copy()
-        data, written = np.zeros(size, np.uint8), np.ones(size, bool)
-        self._places = (self._start + self._low)[1:-1].tolist()
+        self._places = [start + low for low, _, start in bounds]
+        data = np.zeros(size, np.uint8)
+        self._tensors = []
         for (pointer, n), at in zip(ranges, self._places, strict=True):
             data[at : at + n] = bytes_at(pointer, n)
+            first, last = at // grain, -(-(at + n) // grain)
+            written = None
             if pointer in fresh:
-                written[at : at + n] = fresh[pointer]
-        super().__init__(grid, data, grain, np.all(written.reshape(-1, grain), axis=1))
+                whole = np.ones((last - first) * grain, bool)
+                whole[at - first * grain :][:n] = fresh[pointer]
+                written = np.all(whole.reshape(-1, grain), axis=1)
+            self._tensors.append(Tensor(first, last - first, programs, written))
+        super().__init__(grid, data, grain)
         self.ranges, self._fresh = ranges, fresh
-        columns = max(1, min(programs, 16, _MOST_COLUMNS // len(self.written)))
-        self.loaded = np.zeros((len(self.written), columns), np.int64)
         self.clocks = Clocks(programs * grid.warps, grid.warps)
         self.delivery = Delivery(np.tile(data, (programs, 1)), grid.rng) if weak else None
         if self.delivery is not None:
             self.data = self.delivery.views.reshape(-1)
         self._bytes = size
-        self._releases: list[Array] = []  # what was published, how far it reaches and by which program
+        self._releases: list[Array] = []  # what was published, and by which program, and whether beyond it
         self._reach: list[tuple[int, bool]] = []
-        self._published = np.zeros(len(self.written), np.int32)  # of each granule, 1 + which of them it carries
         self._stores = 0
 
     @property
@@ -114,69 +117,109 @@ class Global(Memory):
         """Where in `data`, which holds a view a program if memory is weak."""
         return at if self.delivery is None else at + threads // self.grid.threads * self._bytes
 
+    def _parts(self, at: Array) -> list[tuple[Tensor, Any]]:
+        """The tensors that are accessed, and where in `at`; nearly always one."""
+        slot = bisect.bisect_right(self._starts, int(at.min())) - 1
+        if at.max() < self._starts[slot + 1]:
+            return [(self._tensors[slot], slice(None))]
+        slots = np.searchsorted(self._starts, at, "right") - 1
+        return [(self._tensors[slot], slots == slot) for slot in np.unique(slots).tolist()]
+
     def load(
-        self, one: Instruction, at: Array, size: int, threads: Array, raw: Any, order: str | None = None, scope: str =
-        "gpu",
-    ) -> Array:  # fmt: skip
-        granules, agent = self.granules(at, size), threads // WARP
-        self.check_written(one, granules, threads)
-        stamps = self.stored[granules]
-        if stamps.any():
-            unordered = self.clocks.unordered(agent[:, None], agent_of(stamps), stamps >> CLOCK)
-            if order is None:
-                self.race("race: plain load of another's store", stamps, unordered, one)
-            else:
-                self.race("mixed: strong load of a plain store", stamps, unordered & ~is_strong(stamps), one)
-        self._note_load(one, granules, threads, order is not None)
-        if order is not None:
-            self._learn(granules[:, 0], threads, order, scope)
+        self,
+        one: Instruction,
+        at: Array,
+        size: int,
+        threads: Array,
+        raw: Any,
+        order: str | None = None,
+        scope: str = "gpu",
+    ) -> Array:
+        self.clocks.touch(threads // self.grid.threads)
+        for tensor, here in self._parts(at):
+            granules, by = self.granules(at[here], size) - tensor.first, threads[here]
+            agent = by // WARP
+            if not tensor.quiet:
+                self._check_load(one, tensor, granules, by, order)
+                if order is not None:
+                    self._learn(tensor, granules[:, 0], by, order, scope)
+            stamps = stamp(self.clocks.now[agent], agent, order is not None, one)
+            tensor.note_load(granules, by // self.grid.threads, stamps)
         self.grid.report.bytes["global load"] += len(at) * size
         return get(self.data, self._seen_by(at, threads), size, raw)
 
-    def _note_load(self, one: Instruction, granules: Array, threads: Array, strong: bool) -> None:
-        agent, programs = threads // WARP, threads // self.grid.threads
-        self.clocks.touch(programs)
-        mine = stamp(self.clocks.now[agent], agent, strong, one)[:, None]
-        self.loaded[granules, (programs % self.loaded.shape[1])[:, None]] = mine
+    def _check_load(self, one: Instruction, tensor: Tensor, granules: Array, threads: Array, order: str | None) -> None:
+        if tensor.written is not None:
+            missing = ~take(tensor.written, granules)
+            if missing.any():
+                self.found_unwritten(one, missing, threads)
+        stamps = take(tensor.stored, granules)
+        if not stamps.any():
+            return
+        unordered = self.clocks.unordered((threads // WARP)[:, None], agent_of(stamps), stamps >> CLOCK)
+        if order is None:
+            self.race("race: plain load of another's store", stamps, unordered, one)
+        elif unordered.any():
+            self.race("mixed: strong load of a plain store", stamps, unordered & ~is_strong(stamps), one)
 
     def store(
-        self, one: Instruction, at: Array, size: int, threads: Array, values: Array, order: str | None = None, scope:
-        str = "gpu",
-    ) -> None:  # fmt: skip
-        granules, seen = self.granules(at, size), self._seen_by(at, threads)
-        self._note_store(one, granules, seen, size, threads, values, order is not None)
-        self._publish(granules[:, 0], threads, order, scope)
-        put(self.data, seen, size, values)
-        mine = stamp(self.clocks.now[threads // WARP] * 0, threads // WARP, False, one)[:, None]
-        twice = agent_of(self.stored[granules]) != agent_of(mine)  # two warps in this very instruction
-        if twice.any():
-            same = self.same(seen, size, values)
-            self.race_of_stores("store beside store", self.stored[granules], twice, same, one)
+        self,
+        one: Instruction,
+        at: Array,
+        size: int,
+        threads: Array,
+        values: Array,
+        order: str | None = None,
+        scope: str = "gpu",
+    ) -> None:
+        parts = [(t, self.granules(at[here], size) - t.first, here) for t, here in self._parts(at)]
+        for tensor, granules, here in parts:
+            by = threads[here]
+            seen = self._seen_by(at[here], by)
+            self._note_store(one, tensor, granules, seen, size, by, values[here], order is not None)
+            self._publish(tensor, granules[:, 0], by, order, scope)
+        put(self.data, self._seen_by(at, threads), size, values)
+        for tensor, granules, here in parts:
+            by = threads[here]
+            stamps = take(tensor.stored, granules)
+            twice = agent_of(stamps) != (by // WARP)[:, None]  # two warps in this very instruction
+            if twice.any():
+                same = self.same(self._seen_by(at[here], by), size, values[here])
+                self.race_of_stores("store beside store", stamps, twice, same, one)
         self._stores += 1
         self.grid.report.bytes["global store"] += len(at) * size
         if self.delivery is not None:
             element = values.dtype.itemsize
-            parts = (at[:, None] + np.arange(0, size, element)).ravel()
+            places = (at[:, None] + np.arange(0, size, element)).ravel()
             source = np.repeat(threads // self.grid.threads, size // element)
-            self.delivery.send(source, parts, np.ascontiguousarray(values).ravel())
+            self.delivery.send(source, places, np.ascontiguousarray(values).ravel())
 
     def _note_store(
-        self, one: Instruction, granules: Array, seen: Array, size: int, threads: Array, values: Array | None, strong:
-        bool,
-    ) -> None:  # fmt: skip
+        self,
+        one: Instruction,
+        tensor: Tensor,
+        granules: Array,
+        seen: Array,
+        size: int,
+        threads: Array,
+        values: Array | None,
+        strong: bool,
+    ) -> None:
         """Look for races with earlier accesses; `values` is None where what is stored is known to be another value."""
+        tensor.disturb()
         agent = threads // WARP
-        stored, loaded = self.stored[granules], self.loaded[granules]
 
         def known() -> Array:
             return np.zeros(granules.shape, bool) if values is None else self.same(seen, size, values)
 
+        stored = take(tensor.stored, granules)
         if stored.any():
             unordered = self.clocks.unordered(agent[:, None], agent_of(stored), stored >> CLOCK)
             unordered &= ~(is_strong(stored) & strong)
             if unordered.any():
                 self.race_of_stores("store after another's store", stored, unordered, known(), one)
-        if loaded.any():
+        if tensor.loaded is not None:
+            loaded = tensor.loaded.take(granules, axis=0)
             unordered = self.clocks.unordered(agent[:, None, None], agent_of(loaded), loaded >> CLOCK)
             if unordered.any():
                 same = np.broadcast_to(known()[..., None], loaded.shape)
@@ -186,38 +229,48 @@ class Global(Memory):
                     mixed = unordered & is_strong(loaded)
                     self.race("mixed: plain store after a strong load", loaded, mixed, one)
         self.clocks.touch(threads // self.grid.threads)
-        self.stored[granules] = stamp(self.clocks.now[agent], agent, strong, one)[:, None]
-        self.written[granules] = True
+        fill(tensor.stored, granules, stamp(self.clocks.now[agent], agent, strong, one))
+        if tensor.written is not None:
+            tensor.written[granules] = True
 
     def update(
-        self, one: Instruction, at: Array, size: int, thread: int, f: Callable[[Array], Array], kind: Any, order: str,
+        self,
+        one: Instruction,
+        at: Array,
+        size: int,
+        thread: int,
+        f: Callable[[Array], Array],
+        kind: Any,
+        order: str,
         scope: str,
-    ) -> Array:  # fmt: skip
+    ) -> Array:
         """An atomic of one thread: at once for everybody. One that changes and publishes nothing is a load."""
-        threads, granules = np.array([thread]), self.granules(at, size)
-        program = thread // self.grid.threads
-        self.check_written(one, granules, threads)
+        ((tensor, _),) = self._parts(at)
+        threads, granules = np.array([thread]), self.granules(at, size) - tensor.first
+        if tensor.written is not None and not tensor.written[granules].all():
+            self.found_unwritten(one, ~tensor.written[granules], threads)
         if self.delivery is not None:
             self.delivery.settle(at)
-        self._learn(granules[:, 0], threads, order, scope)
+        tensor.disturb()
+        self._learn(tensor, granules[:, 0], threads, order, scope)
         seen = self._seen_by(at, threads)
         old = get(self.data, seen, size, kind)[:, 0].copy()
         new = f(old).astype(old.dtype)
         changed, releases = bool((new != old).any()), order in ("release", "acq_rel")
         if changed or releases:
-            self._note_store(one, granules, seen, size, threads, None if changed else new, True)
-            self._publish(granules[:, 0], threads, order, scope, atomic=True)
+            self._note_store(one, tensor, granules, seen, size, threads, None if changed else new, True)
+            self._publish(tensor, granules[:, 0], threads, order, scope, atomic=True)
             if releases and self.delivery is not None:
-                self.delivery.fence(program, True)
+                self.delivery.fence(thread // self.grid.threads, True)
         views = np.arange(1 if self.delivery is None else len(self.delivery.views)) * self._bytes
         put(self.data, views + at, size, np.repeat(new, len(views)))
         self._stores += int(changed)
         self.grid.report.bytes["global atomic"] += size
         return old
 
-    def _learn(self, granules: Array, threads: Array, order: str, scope: str) -> None:
+    def _learn(self, tensor: Tensor, granules: Array, threads: Array, order: str, scope: str) -> None:
         """An acquire learns what was released at its address; another strong load does once its warp has a fence."""
-        published = self._published[granules]
+        published = take(tensor.published, granules)
         if not published.any():
             return
         pairs = np.unique(np.stack([threads // WARP, published])[:, published > 0], axis=1)
@@ -226,11 +279,17 @@ class Global(Memory):
             if program == agent // self.grid.warps or (reaches and scope != "cta"):
                 self.clocks.learn(agent, self._releases[number - 1], order in ("acquire", "acq_rel"))
 
-    def _publish(self, granules: Array, threads: Array, order: str | None, scope: str, atomic: bool = False) -> None:
+    def _publish(
+        self, tensor: Tensor, granules: Array, threads: Array, order: str | None, scope: str, atomic: bool = False
+    ) -> None:
         """A release publishes what its warp knows; another strong store what it knew at its last fence."""
         releases = order in ("release", "acq_rel")
-        before = self._published[granules]
-        for agent in np.unique(threads // WARP).tolist() if order is not None else ():
+        before = take(tensor.published, granules)
+        if not releases and (order is None or not self.clocks.any_fence) and not atomic:
+            if before.any():
+                tensor.published[granules] = 0
+            return
+        for agent in np.unique(threads // WARP).tolist():
             mine = granules[threads // WARP == agent]
             clock = self.clocks.release(agent) if releases else self.clocks.fenced(agent)
             if releases and self.delivery is not None and not atomic:
@@ -239,13 +298,11 @@ class Global(Memory):
                 earlier = self._releases[int(before[0]) - 1]
                 clock = earlier if clock is None else np.maximum(clock, earlier)
             if clock is None:
-                self._published[mine] = 0
+                tensor.published[mine] = 0
                 continue
             self._releases.append(clock)
             self._reach.append((agent // self.grid.warps, scope != "cta"))
-            self._published[mine] = len(self._releases)
-        if order is None and before.any():
-            self._published[granules] = 0
+            tensor.published[mine] = len(self._releases)
 
     def fence(self, mask: Array | None, total: bool) -> None:
         threads = self.grid.every if mask is None else np.flatnonzero(mask)
@@ -260,10 +317,8 @@ class Global(Memory):
         """Everything is delivered, and what was stored goes to the tensors."""
         if self.delivery is not None:
             self.delivery.all()
-        for (pointer, n), at in zip(self.ranges, self._places, strict=True):
+        for (pointer, n), at, tensor in zip(self.ranges, self._places, self._tensors, strict=True):
             bytes_at(pointer, n)[:] = self.data[at : at + n]
-            if pointer in self._fresh:
-                first = at // self.grain
-                last = -(-(at + n) // self.grain)
-                skip = at - first * self.grain
-                self._fresh[pointer][:] = np.repeat(self.written[first:last], self.grain)[skip : skip + n]
+            if pointer in self._fresh and tensor.written is not None:
+                skip = at - tensor.first * self.grain
+                self._fresh[pointer][:] = np.repeat(tensor.written, self.grain)[skip : skip + n]

@@ -1,4 +1,4 @@
-"""Memory: bytes, and for each granule of them who stored it last, and whether anybody did.
+"""Memory: bytes, and shadows of them: for each granule who stored it last, and whether anybody did.
 
 A granule is as large as the kernel's smallest store to that memory. A stamp says who did what when, in one number:
 clock, agent, whether the access was strong, and its instruction. Later ones of the same agent are greater.
@@ -52,19 +52,26 @@ def put(data: Array, at: Array, size: int, values: Array) -> None:
     data.view(_UNITS[size])[at // size] = np.ascontiguousarray(values).view(_UNITS[size]).reshape(len(at))
 
 
+def take(shadow: Array, granules: Array) -> Array:
+    return shadow.take(granules)
+
+
+def fill(shadow: Array, granules: Array, values: Array) -> None:
+    """One of `values` for each row of `granules`. (NumPy takes twice as long where it is to broadcast them.)"""
+    width = granules.shape[1]
+    shadow[granules] = values[:, None] if width == 1 else np.repeat(values, width).reshape(granules.shape)
+
+
 class Memory:
     """What shared and global memory have in common.
 
     Attributes:
         data: bytes.
         grain: bytes of a granule.
-        stored: the stamp of each granule's last store; 0 for none in this launch.
-        written: whether anybody wrote it, before the launch or in it.
     """
 
-    def __init__(self, grid: Grid, data: Array, grain: int, written: Array) -> None:
-        self.grid, self.data, self.grain, self.written = grid, data, grain, written
-        self.stored = np.zeros(len(written), np.int64)
+    def __init__(self, grid: Grid, data: Array, grain: int) -> None:
+        self.grid, self.data, self.grain = grid, data, grain
 
     def granules(self, at: Array, size: int) -> Array:
         """Those of accesses of `size` bytes at `at`: `[len(at), granules]`."""
@@ -77,11 +84,9 @@ class Memory:
         there = get(self.data, at, size, _UNITS[width])
         return there == np.ascontiguousarray(values).view(_UNITS[width]).reshape(there.shape)
 
-    def check_written(self, one: Instruction, granules: Array, threads: Array) -> None:
-        written = self.written[granules]
-        if not written.all():
-            missing = ~written
-            self.grid.found_unwritten(one, int(threads[missing.any(1).argmax()]), int(missing.sum()))
+    def found_unwritten(self, one: Instruction, missing: Array, threads: Array) -> None:
+        """`missing`: the granules, of those that `threads` load, that nobody wrote."""
+        self.grid.found_unwritten(one, int(threads[missing.any(1).argmax()]), int(missing.sum()))
 
     def race(self, kind: str, stamps: Array, which: Array, one: Instruction) -> None:
         if which.any():

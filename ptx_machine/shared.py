@@ -13,7 +13,7 @@ import numpy as np
 
 from ptx_machine.decode import SHARED_BASE
 from ptx_machine.errors import FaultError
-from ptx_machine.memory import CLOCK, Memory, agent_of, get, put, stamp
+from ptx_machine.memory import CLOCK, Memory, agent_of, fill, get, put, stamp, take
 from ptx_machine.text import Instruction
 from ptx_machine.types import WARP, Array
 
@@ -26,6 +26,7 @@ class Shared(Memory):
 
     Attributes:
         size: bytes that each program has.
+        stored: the stamp of each granule's last store; 0 for none.
         time, barrier: of each program, now and at its last barrier.
         synced: of each warp, the time of its last barrier, of whatever kind.
         last, other: of each granule's loads the last, and the last of another warp than that one.
@@ -37,8 +38,9 @@ class Shared(Memory):
     def __init__(self, grid: Grid, size: int, programs: int) -> None:
         self.size, self.stride, grain = size, -(-size // 16) * 16, grid.code.grains["shared"]
         total = self.stride * programs
-        super().__init__(grid, np.zeros(total, np.uint8), grain, np.zeros(total // grain, bool))
-        self.last, self.other = np.zeros_like(self.stored), np.zeros_like(self.stored)
+        super().__init__(grid, np.zeros(total, np.uint8), grain)
+        self.stored, self.last, self.other = (np.zeros(total // grain, np.int64) for _ in range(3))
+        self._coming: Array | None = None  # granules that a copy is on its way to
         self.time, self.barrier = np.ones(programs, np.int64), np.ones(programs, np.int64)
         self.synced = np.ones(grid.warps * programs, np.int64)
         self.unfenced = np.zeros(len(self.stored) if grid.code.wgmma else 0, np.int32)
@@ -98,63 +100,91 @@ class Shared(Memory):
         return across, near & (at >= self.synced[warp]) & ((by != threads) | whole)
 
     def load(
-        self, one: Instruction, at: Array, size: int, threads: Array, raw: Any, whole: bool = False, wgmma: bool =
-        False,
-    ) -> Array:  # fmt: skip
+        self,
+        one: Instruction,
+        at: Array,
+        size: int,
+        threads: Array,
+        raw: Any,
+        whole: bool = False,
+        wgmma: bool = False,
+    ) -> Array:
         """`whole`: a warp loads together, whichever lane named the address."""
         granules = self.granules(at, size)
-        self.check_written(one, granules, threads)
+        stamps = take(self.stored, granules)
+        missing = stamps == 0
+        if self._coming is not None:
+            missing |= take(self._coming, granules)
+        if missing.any():
+            self.found_unwritten(one, missing, threads)
         if wgmma:
-            stamps = self.stored[granules]
-            warp = (threads // WARP)[:, None]
-            bare = (self.unfenced[granules] > 0) & (stamps >> CLOCK >= self.proxied[warp])
+            bare = take(self.unfenced, granules) > 0
+            bare &= stamps >> CLOCK >= self.proxied[threads // WARP][:, None]
             self.race("race: shared, load by wgmma with no proxy fence after the store", stamps, bare, one)
             self.loading.append((granules, threads, stamps))
-        self._note_load(one, granules, threads, whole)
+        self._note_load(one, granules, stamps, threads, whole)
         self.grid.report.bytes["shared load"] += len(at) * size
         return get(self.data, at, size, raw)
 
-    def _note_load(self, one: Instruction, granules: Array, threads: Array, whole: bool) -> None:
-        stamps = self.stored[granules]
-        programs = threads // self.grid.threads
+    def _note_load(self, one: Instruction, granules: Array, stamps: Array, threads: Array, whole: bool) -> None:
+        programs, warp = threads // self.grid.threads, (threads // WARP)[:, None]
         floor = (self.barrier[programs] << CLOCK)[:, None]
         if (stamps >= floor).any():
             across, lanes = self._unordered(stamps, threads[:, None], whole)
             self.race("race: shared, load after store", stamps, across, one)
             self.race("lanes: shared, load after store", stamps, lanes, one)
-        mine = stamp(self.time[programs], threads, False, one)[:, None]
-        warp = (threads // WARP)[:, None]
-        last = self.last[granules]
-        if self.grid.warps > 1:
-            self.other[granules] = np.where(agent_of(last) // WARP == warp, self.other[granules], last)
-        self.last[granules] = mine
-        if self.grid.warps > 1:
-            beside = agent_of(self.last[granules]) // WARP != warp  # two warps in this very instruction
-            if beside.any():
-                self.other[granules[beside]] = np.broadcast_to(mine, granules.shape)[beside]
+        mine = stamp(self.time[programs], threads, False, one)
+        if self.grid.warps == 1:
+            fill(self.last, granules, mine)
+            return
+        last = take(self.last, granules)
+        recent = (last >= floor) & (agent_of(last) // WARP != warp)  # before the last barrier it no longer matters
+        if recent.any():
+            self.other[granules[recent]] = last[recent]
+        fill(self.last, granules, mine)
+        beside = agent_of(take(self.last, granules)) // WARP != warp  # two warps in this very instruction
+        if beside.any():
+            self.other[granules[beside]] = np.broadcast_to(mine[:, None], granules.shape)[beside]
 
     def store(self, one: Instruction, at: Array, size: int, threads: Array, values: Array) -> None:
         granules = self.granules(at, size)
         programs = threads // self.grid.threads
         floor = (self.barrier[programs] << CLOCK)[:, None]
-        for after, kept in (("store", (self.stored,)), ("load", (self.last, self.other))):
-            for stamps in (stamps_of[granules] for stamps_of in kept):
-                if (stamps >= floor).any():
-                    across, lanes = self._unordered(stamps, threads[:, None], False)
-                    same = self.same(at, size, values)
-                    self.race_of_stores(f"shared, store after {after}", stamps, across, same, one)
-                    self.race(f"lanes: shared, store after {after}", stamps, lanes & ~same, one)
-        mine = stamp(self.time[programs], threads, False, one)[:, None]
-        self.stored[granules] = mine
+        self._check_store(one, "store", take(self.stored, granules), floor, at, size, threads, values)
+        if self._check_store(one, "load", take(self.last, granules), floor, at, size, threads, values):
+            self._check_store(one, "load", take(self.other, granules), floor, at, size, threads, values)
+        mine = stamp(self.time[programs], threads, False, one)
+        fill(self.stored, granules, mine)
         put(self.data, at, size, values)
-        twice = self.stored[granules] != mine  # two threads in this very instruction
+        stamps = take(self.stored, granules)
+        twice = stamps != mine[:, None]  # two threads in this very instruction
         if twice.any():
-            same = self.same(at, size, values)
-            self.race_of_stores("shared, store beside store", np.broadcast_to(mine, twice.shape), twice, same, one)
-        self.written[granules] = True
+            self.race_of_stores("shared, store beside store", stamps, twice, self.same(at, size, values), one)
+        if self._coming is not None:
+            self._coming[granules] = False
         if len(self.unfenced):
-            self.unfenced[granules] = (threads // WARP + 1)[:, None]
+            fill(self.unfenced, granules, threads // WARP + 1)
         self.grid.report.bytes["shared store"] += len(at) * size
+
+    def _check_store(
+        self,
+        one: Instruction,
+        after: str,
+        stamps: Array,
+        floor: Array,
+        at: Array,
+        size: int,
+        threads: Array,
+        values: Array,
+    ) -> bool:
+        """Whether any access stamped so is since the last barrier; those without order with the store are races."""
+        if not (stamps >= floor).any():
+            return False
+        across, lanes = self._unordered(stamps, threads[:, None], False)
+        same = self.same(at, size, values)
+        self.race_of_stores(f"shared, store after {after}", stamps, across, same, one)
+        self.race(f"lanes: shared, store after {after}", stamps, lanes & ~same, one)
+        return True
 
     # What is under way: wgmma's loads, and asynchronous copies.
 
@@ -165,18 +195,20 @@ class Shared(Memory):
     def finish_loading(self, one: Instruction, loading: list[tuple[Array, Array, Array]]) -> None:
         """Now it has loaded: what was stored since it began, was stored too early."""
         for granules, threads, then in loading:
-            stamps = self.stored[granules]
+            stamps = take(self.stored, granules)
             self.race("race: shared, store while wgmma may still load", stamps, stamps != then, one)
-            self._note_load(one, granules, threads, True)
+            self._note_load(one, granules, stamps, threads, True)
 
     def begin_copy(self, one: Instruction, at: Array, size: int, threads: Array) -> Array:
         """A copy to there has begun: until it comes, what is there counts as written by nobody. Returns its stamps."""
         self.store(one, at, size, threads, np.full((len(threads), size), 0xFF, np.uint8))
+        if self._coming is None:
+            self._coming = np.zeros(len(self.stored), bool)
         granules = self.granules(at, size)
-        self.written[granules] = False
-        return self.stored[granules]
+        self._coming[granules] = True
+        return take(self.stored, granules)
 
     def end_copy(self, one: Instruction, at: Array, size: int, threads: Array, values: Array, then: Array) -> None:
-        stamps = self.stored[self.granules(at, size)]
+        stamps = take(self.stored, self.granules(at, size))
         self.race("race: shared, store while a copy may still come", stamps, stamps != then, one)
         self.store(one, at, size, threads, values)
