@@ -7,7 +7,6 @@ registers; an immediate is a register that nobody writes.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -183,11 +182,3 @@ def _grain(instructions: Sequence[Instruction], space: str) -> int:
         if one.name in ("st", "atom", "red") and space in spaces:
             smallest = min(smallest, max(1, bits(one.modifiers[-1]) // 8))
     return smallest
-
-
-@functools.lru_cache(128)
-def decoded(ptx: str, noise: float) -> Code:
-    from ptx_machine import table  # whose chapters fill OPS
-
-    assert table.CHAPTERS
-    return Code(ptx, noise)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ptx_machine.decode import decoded
+from ptx_machine.decode import Code
 from ptx_machine.global_memory import ranges_of
 from ptx_machine.grid import ORDERS, Grid
 from ptx_machine.memory import MOST_AGENTS
 from ptx_machine.report import Report
+from ptx_machine.table import CHAPTERS
 from ptx_machine.types import WARP, Array
+
+assert CHAPTERS  # with which `Code` knows its instructions
+
+
+@functools.lru_cache(128)
+def _decoded(ptx: str, noise: float) -> Code:
+    return Code(ptx, noise)
 
 
 class Machine:
@@ -65,7 +74,7 @@ class Machine:
         x, y, z = (*grid, 1, 1)[:3]
         if x * y * z * num_warps * WARP > MOST_AGENTS:
             raise ValueError(f"{x * y * z * num_warps * WARP} threads; the machine has room for {MOST_AGENTS}")
-        code = decoded(ptx, noise)
+        code = _decoded(ptx, noise)
         ranges = ranges_of([arg for arg in args if _points(arg)])
         given = {} if fresh is None else fresh
         self.grid = Grid(

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 
 from ptx_machine.decode import OPS, Code, Step, op
-from ptx_machine.table.integer import same
+from ptx_machine.table.typed import same
 from ptx_machine.text import Instruction
 from ptx_machine.types import Array, bits
 

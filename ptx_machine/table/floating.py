@@ -11,7 +11,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ptx_machine.decode import OPS, Build, Code, Step, op
-from ptx_machine.table.integer import of
+from ptx_machine.table import integer
+from ptx_machine.table.typed import of
 from ptx_machine.text import Instruction
 from ptx_machine.types import Array, fma
 
@@ -46,7 +47,7 @@ def _approximate(f: Callable[..., Array], errors: dict[str, float]) -> Build:
 
 
 # float64 rounds these a second time for float32, which changes nothing: it has more than twice the digits, and 2.
-quotient = _approximate(np.divide, {"full": 2 * _ULP, "approx": 2 * _ULP, "rn": 0})
+_quotient = _approximate(np.divide, {"full": 2 * _ULP, "approx": 2 * _ULP, "rn": 0})
 OPS |= {
     "rcp": _approximate(np.reciprocal, {"approx": _ULP, "rn": 0}),
     "sqrt": _approximate(np.sqrt, {"approx": _ULP, "rn": 0}),
@@ -55,6 +56,11 @@ OPS |= {
     "lg2": _approximate(np.log2, {"approx": 2.0**-22}),
     "tanh": _approximate(np.tanh, {"approx": 2.0**-11}),
 }
+
+
+@op("div")
+def divide(code: Code, one: Instruction) -> Step:
+    return (_quotient if one.modifiers[-1][0] == "f" else integer.quotient)(code, one)
 
 
 @op("fma")

@@ -2,42 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from ptx_machine.decode import OPS, Build, Code, Step, op
+from ptx_machine.decode import OPS, Code, Step, op
+from ptx_machine.table.typed import of, same
 from ptx_machine.text import Instruction
-from ptx_machine.types import Array, bits, from_bf16, halves, packed, to_bf16
-
-
-def same(count: int, f: Callable[..., Array], *allowed: str) -> Build:
-    """An operation whose operands and result are of one type; of two halves, half by half."""
-
-    def build(code: Code, one: Instruction) -> Step:
-        kind = one.modifiers[-1]
-        one.only(kind, *allowed)
-        return code.alu(one, kind, [kind] * count, of(kind, f))
-
-    return build
-
-
-def of(kind: str, f: Callable[..., Array]) -> Callable[..., Array]:
-    """`f`, which takes what NumPy has, on registers of type `kind`: bfloat16 through float32, and halves one by one."""
-    if kind == "bf16":
-        return lambda *x: to_bf16(f(*(from_bf16(a) for a in x)))
-    if kind.endswith("x2"):
-        # u16x2 and s16x2; f16x2; bf16x2
-        inner = of("bf16", f) if kind == "bf16x2" else f
-        view = {"s16x2": np.int16, "f16x2": np.float16}.get(kind, np.uint16)
-
-        def each(*x: Array) -> Array:
-            low, high = zip(*(halves(a) for a in x), strict=True)
-            return packed(*(inner(*(a.view(view) for a in half)).view(np.uint16) for half in (low, high)))
-
-        return each
-    return f
-
+from ptx_machine.types import Array, bits
 
 OPS |= {
     "add": same(2, np.add, "rn"),
@@ -80,21 +50,25 @@ def multiply(code: Code, one: Instruction) -> Step:
     return code.alu(one, out, [kind, kind, out], lambda a, b, c: product(a, b) + c)
 
 
-@op("div", "rem")
-def divide(code: Code, one: Instruction) -> Step:
-    """Rounded toward zero, and what is left; of division by zero the manual promises nothing, here all ones and a."""
+@op("rem")
+def remainder(code: Code, one: Instruction) -> Step:
+    """What division toward zero leaves; of division by zero the manual promises nothing, here a."""
     kind = one.modifiers[-1]
-    if kind[0] == "f":
-        from ptx_machine.table.floating import quotient
+    one.only(kind)
+    return code.alu(one, kind, [kind, kind], lambda a, b: np.where(b == 0, a, np.fmod(a, _not_zero(b))))
 
-        return quotient(code, one)
+
+def quotient(code: Code, one: Instruction) -> Step:
+    """Rounded toward zero; by zero, all ones."""
+    kind = one.modifiers[-1]
     one.only(kind)
 
     def f(a: Array, b: Array) -> Array:
-        zero, safe = b == 0, np.where(b == 0, b.dtype.type(1), b)
-        left = np.fmod(a, safe)
-        if one.name == "rem":
-            return np.where(zero, a, left)
-        return np.where(zero, np.invert(np.zeros_like(a)), (a - left) // safe)
+        by = _not_zero(b)
+        return np.where(b == 0, np.invert(np.zeros_like(a)), (a - np.fmod(a, by)) // by)
 
     return code.alu(one, kind, [kind, kind], f)
+
+
+def _not_zero(b: Array) -> Array:
+    return np.where(b == 0, b.dtype.type(1), b)
