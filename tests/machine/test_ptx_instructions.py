@@ -132,6 +132,9 @@ def comparison_cases() -> Iterator[Case]:
         first, second = f"setp.lt.{how}.s32 %o, %a, %b, %c", f"setp.lt.{how}.s32 %p1|%o, %a, %b, %c"
         yield first, three, lambda a, b, c, f=f: f(a < b, c)
         yield second, three, lambda a, b, c, f=f: f(a >= b, c)
+        # Both read the third before either is written.
+        yield f"setp.lt.{how}.s32 %c|%o, %a, %b, %c", three, lambda a, b, c, f=f: f(a >= b, c)
+        yield f"setp.lt.{how}.s32 %o|%c, %a, %b, %c", three, lambda a, b, c, f=f: f(a < b, c)
     yield "setp.lt.s32 _|%o, %a, %b", "pred s32 s32", operator.ge
     for kind in ("f16", "bf16", "f32", "f64"):
         for how, f in COMPARE.items():
