@@ -58,7 +58,7 @@ def floating_cases() -> Iterator[Case]:
         if kind != "f64":
             yield f"min.NaN.{kind} %o, %a, %b", three, with_nan(least)
             yield f"max.NaN.{kind} %o, %a, %b", three, with_nan(greatest)
-        if kind in ("f16", "f32"):
+        if kind != "bf16":
             yield f"fma.rn.{kind} %o, %a, %b, %c", f"{three} {kind}", fused
     for kind in ("f32", "f64"):
         yield f"div.rn.{kind} %o, %a, %b", f"{kind} {kind} {kind}", operator.truediv
@@ -146,7 +146,7 @@ def test_fma_where_rounding_twice_goes_wrong() -> None:
 def test_fma_gives_the_error_of_a_product() -> None:
     """As compensated sums use it: a b less a b rounded."""
     rng = np.random.default_rng(0)
-    for kind in ("f32",):
+    for kind in ("f32", "f64"):
         a, b = (rng.standard_normal(THREADS).astype(ptx.numpy_type(kind)) for _ in range(2))
         product = a * b
         ours = apply(f"fma.rn.{kind} %o, %a, %b, %c", f"{kind} {kind} {kind} {kind}", [a, b, -product])
