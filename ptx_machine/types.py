@@ -69,21 +69,25 @@ def to_f16(x: Array) -> Array:
     return np.where(np.isnan(x), np.uint16(CANONICAL_NAN), x.astype(np.float16).view(np.uint16))
 
 
-def to_f32(x: Array, error: Array) -> Array:
-    """`x + error`, float64 with |error| below half of x's last place, rounded to float32 once, not twice.
+def odd(x: Array, error: Array) -> Array:
+    """`x + error`, float64 with |error| below half of x's last place, ready to be rounded once, not twice.
 
     The last bit of `x` is made odd where `error` is not zero: then no rounding of x is a tie that x + error is not.
     """
     whole = x.view(np.int64)
     inexact = (error != 0) & np.isfinite(x)
     down = inexact & ((error < 0) != (x < 0)) & (whole & 1 == 0)  # toward zero; the bits of |x| grow with it
-    return (whole - down | inexact).view(np.float64).astype(np.float32)
+    return (whole - down | inexact).view(np.float64)
+
+
+def two_sum(x: Array, y: Array) -> tuple[Array, Array]:
+    """x + y of float64, and what rounding left of it."""
+    total = x + y
+    shown = total - x
+    return total, (x - (total - shown)) + (y - shown)
 
 
 def fma(a: Array, b: Array, c: Array) -> Array:
     """a b + c of float32, rounded once."""
     x, y, z = (v.astype(np.float64) for v in (a, b, c))
-    product = x * y  # exact
-    total = product + z
-    shown = total - product
-    return to_f32(total, (product - (total - shown)) + (z - shown))
+    return odd(*two_sum(x * y, z)).astype(np.float32)  # the product is exact

@@ -83,6 +83,8 @@ def setp(code: Code, one: Instruction) -> Step:
     ]
     if len(steps) == 1:
         return steps[0]
+    if targets[0] in sources:  # which the other one reads as well
+        steps.reverse()
 
     def both(g: Grid) -> None:
         for step in steps:

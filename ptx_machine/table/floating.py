@@ -6,7 +6,9 @@ manual documents for it: 0 is the best that there could be, 1 and -1 are the wor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from ptx_machine.decode import OPS, Build, Code, Step, op
 from ptx_machine.table import integer
 from ptx_machine.table.typed import of
 from ptx_machine.text import Instruction
-from ptx_machine.types import Array, fma
+from ptx_machine.types import Array, fma, odd, two_sum
 
 _ULP, _TINY = 2.0**-23, 2.0**-126
 
@@ -86,8 +88,36 @@ def fused(code: Code, one: Instruction) -> Step:
 
 
 def _fma64(a: Array, b: Array, c: Array) -> Array:
-    """Of float64, in the longest float that there is: nearly always rounded once."""
-    return (a.astype(np.longdouble) * b + c).astype(np.float64)
+    """Of float64, rounded once (S. Boldo, G. Melquiond, Emulation of FMA and correctly rounded sums)."""
+    product = a * b
+    (a1, a2), (b1, b2) = _split(a), _split(b)
+    error = ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2
+    low, lowest = two_sum(c, error)
+    high, lower = two_sum(product, low)
+    total = high + odd(*two_sum(lower, lowest))
+    # Where nothing of that overflows or vanishes; else one by one.
+    sizes = [np.abs(x) for x in np.broadcast_arrays(a, b, product, c)]
+    safe = (np.maximum.reduce(sizes) < 2.0**990) & (sizes[2] > 2.0**-900) & ((sizes[3] > 2.0**-900) | (sizes[3] == 0))
+    if safe.all():
+        return total
+    return np.where(safe, total, [_fma_of(*x) for x in np.broadcast(a, b, c)])
+
+
+def _split(x: Array) -> tuple[Array, Array]:
+    """Two numbers of half the digits each."""
+    t = x * (2.0**27 + 1)
+    high = t - (t - x)
+    return high, x - high
+
+
+def _fma_of(a: np.float64, b: np.float64, c: np.float64) -> float:
+    if not np.isfinite(a + b + c) or a == 0 or b == 0:
+        return float(np.longdouble(a) * b + c)  # which has room for a product that is no infinity
+    exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
+    try:
+        return float(exact) if exact else float(a * b + c)
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf
 
 
 @op("copysign")

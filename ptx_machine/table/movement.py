@@ -79,6 +79,13 @@ def cvta(code: Code, one: Instruction) -> Step:
 
 _TO_16: dict[str, Callable[[Array], Array]] = {"f16": to_f16, "bf16": to_bf16}
 _FROM_16: dict[str, Callable[[Array], Array]] = {"f16": from_f16, "bf16": from_bf16}
+
+
+def _to_tf32(a: Array) -> Array:
+    rounded = (a + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
+    return np.where(np.isnan(a.view(np.float32)), np.uint32(0x7FFFE000), rounded)
+
+
 _ROUND: dict[str, Callable[[Array], Array]] = {"rzi": np.trunc, "rni": np.rint, "rmi": np.floor, "rpi": np.ceil}
 
 
@@ -95,7 +102,7 @@ def cvt(code: Code, one: Instruction) -> Step:
     if to == "f32" and kind in _FROM_16 and not how:
         return code.alu(one, to, ["b16"], _FROM_16[kind])
     if (to, kind) == ("tf32", "f32") and how == ["rna"]:  # ties away from zero
-        return code.alu(one, "b32", ["b32"], lambda a: (a + np.uint32(0x1000)) & np.uint32(0xFFFFE000))
+        return code.alu(one, "b32", ["b32"], _to_tf32)
     if "b" in (to[0], kind[0]) or "t" in (to[0], kind[0]):
         one.refuse()
     if to[0] in "us" and kind[0] in "us" and not how:
@@ -103,24 +110,22 @@ def cvt(code: Code, one: Instruction) -> Step:
     if to[0] == "f" and (how == ["rn"] if kind[0] != "f" or bits(to) < bits(kind) else not how):
         return code.alu(one, to, [kind], lambda a: a.astype(dtype(to)))
     if to[0] in "us" and kind[0] == "f" and len(how) == 1 and how[0] in _ROUND:
-        return code.alu(one, to, [kind], _to_integer(_ROUND[how[0]], to))
+        return code.alu(one, to, [kind], _to_integer(_ROUND[how[0]], to, kind))
     if to == kind and to[0] == "f" and len(how) == 1 and how[0] in _ROUND:
         return code.alu(one, to, [kind], _ROUND[how[0]])
     return one.refuse()
 
 
-def _to_integer(rounding: Callable[[Array], Array], to: str) -> Callable[[Array], Array]:
-    """What is out of range becomes the nearest that is in it, and a NaN 0."""
+def _to_integer(rounding: Callable[[Array], Array], to: str, kind: str) -> Callable[[Array], Array]:
+    """What is out of range becomes the nearest that is in it. A NaN becomes 0, but of or to 64 bits the highest bit."""
     limits = np.iinfo(dtype(to))
-    if bits(to) == 64:
-        # float64 has no largest int64: one step below it is the last that there is.
-        low, high = float(limits.min), float(np.nextafter(np.float64(limits.max), 0))
+    # float64 has no largest int64: one step below it is the last that there is.
+    low, high = float(limits.min), float(limits.max if bits(to) < 64 else np.nextafter(np.float64(limits.max), 0))
+    nan = dtype(to)(limits.min or limits.max // 2 + 1) if "64" in to + kind else dtype(to)(0)
 
-        def wide(a: Array) -> Array:
-            x = np.nan_to_num(rounding(a.astype(np.float64)), nan=0.0)
-            return np.where(x > high, dtype(to)(limits.max), np.clip(x, low, high).astype(dtype(to)))
+    def f(a: Array) -> Array:
+        x = rounding(a.astype(np.float64))
+        found = np.where(x > high, dtype(to)(limits.max), np.clip(x, low, high).astype(dtype(to)))
+        return np.where(np.isnan(x), nan, found)
 
-        return wide
-    return lambda a: np.clip(np.nan_to_num(rounding(a.astype(np.float64)), nan=0.0), limits.min, limits.max).astype(
-        dtype(to)
-    )
+    return f
