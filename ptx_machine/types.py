@@ -66,21 +66,34 @@ def to_f16(x: Array) -> Array:
     return np.where(np.isnan(x), np.uint16(CANONICAL_NAN), x.astype(np.float16).view(np.uint16))
 
 
-def to_f32(x: Array, error: Array) -> Array:
-    """`x + error`, float64 with |error| below half of x's last place, rounded to float32 once, not twice.
+def _odd(x: Array, error: Array) -> Array:
+    """`x + error`, float64 with |error| below half of x's last place, as a float64 that can be rounded once more.
 
-    The last bit of `x` is made odd where `error` is not zero: then no rounding of x is a tie that x + error is not.
+    Its last bit is odd where `error` is not zero: then no rounding of it is a tie that x + error is not.
     """
     whole = x.view(np.int64)
     inexact = (error != 0) & np.isfinite(x)
     down = inexact & ((error < 0) != (x < 0)) & (whole & 1 == 0)  # toward zero; the bits of |x| grow with it
-    return (whole - down | inexact).view(np.float64).astype(np.float32)
+    return (whole - down | inexact).view(np.float64)
 
 
-def fma(a: Array, b: Array, c: Array) -> Array:
-    """a b + c of float32, rounded once."""
+def _product_and_sum(a: Array, b: Array, c: Array) -> Array:
+    """a b + c of float32, as a float64 that can be rounded once more."""
     x, y, z = (v.astype(np.float64) for v in (a, b, c))
     product = x * y  # exact
     total = product + z
     shown = total - product
-    return to_f32(total, (product - (total - shown)) + (z - shown))
+    return _odd(total, (product - (total - shown)) + (z - shown))
+
+
+def fma(a: Array, b: Array, c: Array) -> Array:
+    """a b + c of float32, rounded once."""
+    return _product_and_sum(a, b, c).astype(np.float32)
+
+
+def fma_to_odd(a: Array, b: Array, c: Array) -> Array:
+    """The same as a float32 that can be rounded once more, to bfloat16: one of its two neighbours, the odd one."""
+    exact = _product_and_sum(a, b, c)
+    near = exact.astype(np.float32)
+    inexact = np.isfinite(exact) & (near != exact)
+    return (near.view(np.uint32) - (inexact & (np.abs(near) > np.abs(exact))) | inexact).view(np.float32)
