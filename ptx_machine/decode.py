@@ -74,10 +74,19 @@ class Code:
         return self.index[key]
 
     def register(self, name: str, one: Instruction) -> int:
-        if name not in self.index:
-            kind = self._types.get(name) or self._types.get(name.rstrip("0123456789"))
-            self._new(name, bits(kind or one.refuse(f"no register {name}")))
-        return self.index[name]
+        if self._width(name, one) > 64:
+            one.refuse("a register of 128 bits")
+        return self.index[name] if name in self.index else self._new(name, self._width(name, one))
+
+    def pair(self, name: str, one: Instruction) -> list[int]:
+        """Those that a register of 128 bits is kept as: 64 bits each, the low ones first."""
+        if self._width(name, one) != 128:
+            one.refuse("operands")
+        return [self.index[half] if half in self.index else self._new(half, 64) for half in (name, f"{name} high")]
+
+    def _width(self, name: str, one: Instruction) -> int:
+        kind = self._types.get(name) or self._types.get(name.rstrip("0123456789"))
+        return bits(kind or one.refuse(f"no register {name}"))
 
     def operand(self, text: str, width: int, one: Instruction) -> int:
         """A register, a special register, a shared array's address, or an immediate, which is `width` bits wide."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CLOCK, AGENT, STRONG = 41, 21, 20  # where in a stamp they start; the instruction is below
 MOST_AGENTS = 1 << (CLOCK - AGENT)
-_UNITS: dict[int, Any] = {
+UNITS: dict[int, Any] = {
     1: np.uint8,
     2: np.uint16,
     4: np.uint32,
@@ -45,11 +45,11 @@ def pc_of(stamps: Array) -> Array:
 
 def get(data: Array, at: Array, size: int, raw: Any = np.uint8) -> Array:
     """`size` bytes from each of `at`, multiples of it, as `raw`: `[len(at), elements]`."""
-    return data.view(_UNITS[size])[at // size].view(raw).reshape(len(at), -1)
+    return data.view(UNITS[size])[at // size].view(raw).reshape(len(at), -1)
 
 
 def put(data: Array, at: Array, size: int, values: Array) -> None:
-    data.view(_UNITS[size])[at // size] = np.ascontiguousarray(values).view(_UNITS[size]).reshape(len(at))
+    data.view(UNITS[size])[at // size] = np.ascontiguousarray(values).view(UNITS[size]).reshape(len(at))
 
 
 def take(shadow: Array, granules: Array) -> Array:
@@ -81,8 +81,8 @@ class Memory:
     def same(self, at: Array, size: int, values: Array) -> Array:
         """For each granule, whether `values` are there already."""
         width = min(size, self.grain)
-        there = get(self.data, at, size, _UNITS[width])
-        return there == np.ascontiguousarray(values).view(_UNITS[width]).reshape(there.shape)
+        there = get(self.data, at, size, UNITS[width])
+        return there == np.ascontiguousarray(values).view(UNITS[width]).reshape(there.shape)
 
     def found_unwritten(self, one: Instruction, missing: Array, threads: Array) -> None:
         """`missing`: the granules, of those that `threads` load, that nobody wrote."""

@@ -70,9 +70,9 @@ def to_f16(x: Array) -> Array:
 
 
 def odd(x: Array, error: Array) -> Array:
-    """`x + error`, float64 with |error| below half of x's last place, ready to be rounded once, not twice.
+    """`x + error`, float64 with |error| below half of x's last place, as a float64 that can be rounded once more.
 
-    The last bit of `x` is made odd where `error` is not zero: then no rounding of x is a tie that x + error is not.
+    Its last bit is odd where `error` is not zero: then no rounding of it is a tie that x + error is not.
     """
     whole = x.view(np.int64)
     inexact = (error != 0) & np.isfinite(x)
@@ -87,7 +87,20 @@ def two_sum(x: Array, y: Array) -> tuple[Array, Array]:
     return total, (x - (total - shown)) + (y - shown)
 
 
+def _product_and_sum(a: Array, b: Array, c: Array) -> Array:
+    """a b + c of float32, as a float64 that can be rounded once more."""
+    x, y, z = (v.astype(np.float64) for v in (a, b, c))
+    return odd(*two_sum(x * y, z))  # the product is exact
+
+
 def fma(a: Array, b: Array, c: Array) -> Array:
     """a b + c of float32, rounded once."""
-    x, y, z = (v.astype(np.float64) for v in (a, b, c))
-    return odd(*two_sum(x * y, z)).astype(np.float32)  # the product is exact
+    return _product_and_sum(a, b, c).astype(np.float32)
+
+
+def fma_to_odd(a: Array, b: Array, c: Array) -> Array:
+    """The same as a float32 that can be rounded once more, to bfloat16: one of its two neighbours, the odd one."""
+    exact = _product_and_sum(a, b, c)
+    near = exact.astype(np.float32)
+    inexact = np.isfinite(exact) & (near != exact)
+    return (near.view(np.uint32) - (inexact & (np.abs(near) > np.abs(exact))) | inexact).view(np.float32)

@@ -16,7 +16,7 @@ from ptx_machine.decode import OPS, Build, Code, Step, op
 from ptx_machine.table import integer
 from ptx_machine.table.typed import of
 from ptx_machine.text import Instruction
-from ptx_machine.types import Array, fma, odd, two_sum
+from ptx_machine.types import Array, fma, fma_to_odd, odd, two_sum
 
 _ULP, _TINY = 2.0**-23, 2.0**-126
 
@@ -81,10 +81,7 @@ def fused(code: Code, one: Instruction) -> Step:
             return (a.astype(np.float64) * b + c).astype(np.float16)
         return _fma64(a, b, c)
 
-    if kind.startswith("bf16"):
-        # float32 holds the product; the sum is rounded to it, then to bfloat16: to be done in float64 instead.
-        one.refuse()
-    return code.alu(one, kind, [kind] * 3, of(kind, f))
+    return code.alu(one, kind, [kind] * 3, of(kind, fma_to_odd if kind.startswith("bf16") else f))
 
 
 def _fma64(a: Array, b: Array, c: Array) -> Array:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ptx_machine.decode import Code, Step, op
+from ptx_machine.memory import UNITS
 from ptx_machine.text import Instruction
 from ptx_machine.types import RAW, SIGNED, Array, bits, dtype
 
@@ -39,7 +40,9 @@ class _Access:
         self.count = next((_VECTORS[v] for v in modifiers if v in _VECTORS), 1)
         self.bits = 64 if self.kind == "b128" else bits(self.kind)
         if self.kind == "b128":
-            self.count *= 2
+            if self.count > 1:
+                one.refuse("more than 16 bytes at once")
+            self.count = 2
         self.raw, self.size = RAW[self.bits], self.bits // 8 * self.count
         if self.size > 16:
             one.refuse("more than 16 bytes at once")
@@ -65,10 +68,8 @@ def _widened(code: Code, access: _Access, values: Array, d: int) -> Array:
 
 
 def _registers(code: Code, access: _Access, text: str, one: Instruction) -> list[int]:
-    """The registers of a vector; of b128, which is one register, the two halves that it was declared with."""
-    if access.kind == "b128":
-        one.refuse("registers of 128 bits")
-    return code.vector(text, access.bits, one)
+    """The registers of a vector; of b128, which is one register, the two that it is kept as."""
+    return code.pair(text, one) if access.kind == "b128" else code.vector(text, access.bits, one)
 
 
 @op("ld")
@@ -124,6 +125,8 @@ def store(code: Code, one: Instruction) -> Step:
         values = np.empty((len(threads), len(sources)), access.raw)
         for i, s in enumerate(sources):
             values[:, i] = g.R[s] if len(g.R[s]) == 1 else g.R[s][threads].astype(access.raw)
+        if access.kind == "b128":
+            values = values.view(UNITS[16])  # one element, which no weak memory tears
         if access.space == "shared":
             at = g.shared.locate(one, address, access.size, threads)
             g.shared.store(one, at, access.size, threads, values)

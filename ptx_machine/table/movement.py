@@ -20,6 +20,8 @@ def mov(code: Code, one: Instruction) -> Step:
     """A copy; or a register made of parts, the low one first; or taken apart."""
     (kind,) = one.modifiers
     target, source = one.operands
+    if kind == "b128":
+        return _of_pairs(code, one)
     if source.startswith("{"):
         return _joined(code, one, kind)
     if target.startswith("{"):
@@ -65,6 +67,26 @@ def _taken_apart(code: Code, one: Instruction, kind: str) -> Step:
         value, m = g.R[a], active(g)
         for shift, d in targets:
             g.put(d, m, (value >> whole(shift)).astype(part))
+
+    return step
+
+
+def _of_pairs(code: Code, one: Instruction) -> Step:
+    """128 bits, which are kept in two registers: one is put together, taken apart, or copied."""
+    names = [[part.strip() for part in text.strip("{}").split(",")] for text in one.operands]
+    if [len(part) for part in names] not in ([1, 1], [1, 2], [2, 1]) or "_" in names[1]:
+        one.refuse("operands")
+    targets, sources = (
+        code.pair(part[0], one) if len(part) == 1 else [-1 if x == "_" else code.operand(x, 64, one) for x in part]
+        for part in names
+    )
+    active = code.active(one)
+
+    def step(g: Grid) -> None:
+        m, values = active(g), [g.R[s].view(np.uint64) for s in sources]
+        for d, value in zip(targets, values, strict=True):
+            if d >= 0:
+                g.put(d, m, value)
 
     return step
 

@@ -98,7 +98,6 @@ def test_elections_and_who_is_active() -> None:
         "add.ftz.f32 %f0, %f1, %f1;",
         "mul.hi.s64 %rd1, %rd0, %rd0;",
         "mad.rn.f32 %f0, %f1, %f1, %f1;",
-        "fma.rn.bf16 %h0, %h1, %h1, %h1;",
         "fma.rz.f32 %f0, %f1, %f1, %f1;",
         "popc.b64 %r2, %rd0;",
         "bfe.u64 %rd1, %rd0, 1, 1;",
