@@ -127,7 +127,7 @@ def test_every_limit_forbids_something_and_says_why() -> None:
     """Of all launches there are for a few shapes; one that nothing meets has its conditions misspelt."""
     unseen = set(limits.LIMITS)
     assert all(limit.reason for limit in unseen)
-    for gates, inner in ((4, 0), (3, 1)):
+    for gates, inner in ((4, 0), (3, 0), (3, 1)):
         for sizes in itertools.product((False, True), (4, 2), (256,), (2048, 1024, 512, 64), (1,), (False, True)):
             shape = ScanShape(gates, *sizes, inner=inner)
             for device in (DEVICES["sm_90"], DEVICES["sm_80"]):
