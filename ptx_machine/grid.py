@@ -37,6 +37,10 @@ ORDERS = ("grid", "programs", "warps")
 _POISON = 0x7FFDDEAD7FFDDEAD  # a NaN in every float type, and no plausible index
 
 
+class _ApartError(Exception):
+    """Lanes are at an instruction of their whole warp, and others are still on their way."""
+
+
 @dataclass(eq=False)
 class Group:
     """Threads with one program counter.
@@ -47,6 +51,7 @@ class Group:
         warps: how many have a lane in it.
         strong: whether it has loaded strongly since its last backward jump.
         vain, saw: its backward jumps after strong loads while what may be loaded was as `saw` says.
+        apart: what is wrong if the other lanes of its warps never come to where it waits for them.
     """
 
     pc: int
@@ -56,6 +61,7 @@ class Group:
     strong: bool = False
     vain: int = 0
     saw: int = -1
+    apart: str = ""
 
 
 class Grid:
@@ -168,8 +174,7 @@ class Grid:
             lanes = m.reshape(-1, WARP)
             some = lanes.any(1)
             if (some != lanes.all(1)).any():
-                where = int((some != lanes.all(1)).argmax()) * WARP
-                raise FaultError(f"only part of a warp, that of {self.name(where)}, executes {one}")
+                self._wait_for_lanes(some & ~lanes.all(1), m, f"executes {one}")
             warps = np.flatnonzero(some)
         if member is not None:
             asked = self.R[member]
@@ -182,6 +187,13 @@ class Grid:
             raise FaultError(f"{self.name(thread)} loads what nobody wrote: {one}")
         if self._unwritten == "report":
             self.report.unwritten[str(one)] += count
+
+    def _wait_for_lanes(self, warps: Any, active: Array, what: str) -> None:
+        """Only part of each of `warps` is there: the rest may come, unless a guard keeps it or it has ended."""
+        missing = np.repeat(warps, WARP) & ~active
+        message = f"only part of a warp, that of {self.name(int(warps.argmax()) * WARP)}, {what}"
+        here = ~self.nobody if self.mask is None else self.mask
+        raise _ApartError(message) if (self._live & ~here)[missing].all() else FaultError(message)
 
     # Flow.
 
@@ -205,12 +217,16 @@ class Grid:
                 group, meet, limit = self._choose()
                 self._current, self.mask, self._stop, self._regroup, pc = group, group.mask, False, False, group.pc
                 warps = group.warps
-                while True:
-                    counts[pc] += warps
-                    jump = steps[pc](self)
-                    pc = pc + 1 if jump is None else jump
-                    if self._stop or self._regroup or pc in meet or pc > limit:
-                        break
+                try:
+                    while True:
+                        counts[pc] += warps
+                        jump = steps[pc](self)
+                        pc = pc + 1 if jump is None else jump
+                        if self._stop or self._regroup or pc in meet or pc > limit:
+                            break
+                except _ApartError as error:
+                    group.apart = str(error)
+                    counts[pc] -= warps
                 group.pc = pc
         except (AttributeError, TypeError) as error:
             self._explain(pc, error)
@@ -259,6 +275,7 @@ class Grid:
                 mine = self.nobody if first.mask is None or group.mask is None else first.mask | group.mask
                 self._narrow(first, mine)
                 first.strong, first.vain = first.strong or group.strong, min(first.vain, group.vain)
+                first.apart = ""
                 self._groups.remove(group)
         return list(at.values())
 
@@ -276,6 +293,12 @@ class Grid:
         active = ~self.nobody if self.mask is None else self.mask
         gone = active if m is None else active & m
         self._live &= ~gone
+        for other in self._groups:
+            if other.apart and other is not self._current and other.mask is not None:
+                warps = other.mask.reshape(-1, WARP).any(1) & gone.reshape(-1, WARP).any(1)
+                if warps.any() and other.pc < self._current.pc:  # they did not come by
+                    raise FaultError(other.apart)
+                other.apart = ""
         left = active & ~gone
         if left.any():
             self._narrow(self._current, left)
@@ -297,7 +320,7 @@ class Grid:
         lanes, live = active.reshape(-1, WARP), self._live.reshape(-1, WARP)
         split = lanes.any(1) & (live & ~lanes).any(1)
         if split.any():
-            raise FaultError(f"only part of a warp, that of {self.name(int(split.argmax()) * WARP)}, comes to {one}")
+            self._wait_for_lanes(split, active, f"comes to {one}")
         complete = np.all((active | ~self._live).reshape(-1, self.threads), axis=1)
         present = np.any(active.reshape(-1, self.threads), axis=1)
         if complete[present].all():
@@ -364,12 +387,14 @@ class Grid:
             group.strong = False
 
     def _dozes(self, group: Group) -> bool:
-        return group.vain > 0 and group.saw == self.memory.changes
+        return bool(group.apart) or (group.vain > 0 and group.saw == self.memory.changes)
 
     def _check_deadlock(self) -> None:
         if self.memory.delivery is not None and len(self.memory.delivery):
             return
-        if all(group.vain > self._patience for group in self._groups):
+        if all(group.apart or group.vain > self._patience for group in self._groups):
+            if apart := next((group.apart for group in self._groups if group.apart), None):
+                raise FaultError(apart)
             places = self._places([*self._groups, *self._parked])
             raise FaultError(f"deadlock: everybody waits, and nothing changes:{places}")
 
