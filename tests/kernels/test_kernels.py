@@ -43,8 +43,9 @@ def test_any_size(cell: str, size: str) -> None:
     scan.check(launch("split contraction", H))
 
 
+# Over several programs every dtype runs as compiled, in tests/machine.
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("name", ["solo", "split contraction"])
+@pytest.mark.parametrize("name", ["solo", pytest.param("split contraction", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cell", EVERY_CELL)
 def test_every_dtype_is_as_good_as_the_reference_in_it(cell: str, name: str, dtype: torch.dtype) -> None:
     """The reference in `dtype` rounds every intermediate; the kernels accumulate and carry the state in float32."""
