@@ -14,7 +14,7 @@ import numpy as np
 
 from ptx_machine.decode import OPS, Build, Code, Step, op
 from ptx_machine.table import integer
-from ptx_machine.table.typed import of
+from ptx_machine.table.typed import of, same
 from ptx_machine.text import Instruction
 from ptx_machine.types import Array, fma, fma_to_odd, odd, two_sum
 
@@ -115,6 +115,15 @@ def _fma_of(a: np.float64, b: np.float64, c: np.float64) -> float:
         return float(exact) if exact else float(a * b + c)
     except OverflowError:
         return math.inf if exact > 0 else -math.inf
+
+
+@op("abs")
+def magnitude(code: Code, one: Instruction) -> Step:
+    """Of integers, too."""
+    flushes = "ftz" in one.modifiers
+    if flushes and one.modifiers != ["ftz", "f32"]:
+        one.refuse()
+    return same(1, (lambda a: flushed(np.abs(a))) if flushes else np.abs, "ftz")(code, one)
 
 
 @op("copysign")

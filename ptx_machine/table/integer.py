@@ -13,7 +13,6 @@ OPS |= {
     "add": same(2, np.add, "rn"),
     "sub": same(2, np.subtract, "rn"),
     "neg": same(1, np.negative),
-    "abs": same(1, np.abs),
 }
 
 

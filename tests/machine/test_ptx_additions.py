@@ -1,4 +1,4 @@
-"""Instructions that only few kernels have: bfloat16 products and sums rounded once, and 128 bits at once."""
+"""Instructions that only few kernels have: bfloat16 rounded once, float64 on the matrix units, 128 bits at once."""
 
 from __future__ import annotations
 
@@ -122,6 +122,79 @@ def test_a_product_and_sum_of_bfloat16_passes_on_what_is_no_number() -> None:
         out,
     )
     assert [hex(x & 0xFFFF) for x in out[:5].tolist()] == ["0x7fff", "0x7fff", "0xff80", "0x7fff", "0xff80"]
+
+
+# Rows of A, and its columns.
+F64_SHAPES = [(8, 4), (16, 4), (16, 8), (16, 16)]
+
+
+@pytest.mark.parametrize(("rows", "k"), F64_SHAPES, ids=[f"m{m}n8k{k}" for m, k in F64_SHAPES])
+def test_products_of_float64_matrices(rows: int, k: int) -> None:
+    """Each lane's elements are those that the manual's formulas name; every one differs from every other."""
+    torch.manual_seed(0)
+    a, b, c = (torch.randint(-99, 99, shape).double() for shape in ((rows, k), (k, 8), (rows, 8)))
+    halves = rows // 8
+    held = torch.zeros(3, 32, 8, dtype=torch.float64)
+    for lane in range(32):
+        group, inside = divmod(lane, 4)
+        for i in range(halves * k // 4):
+            held[0, lane, i] = a[group + 8 * (i % halves), inside + 4 * (i // halves)]
+        for i in range(k // 4):
+            held[1, lane, i] = b[inside + 4 * i, group]
+        for i in range(2 * halves):
+            held[2, lane, i] = c[group + 8 * (i // 2), 2 * inside + i % 2]
+
+    def loads(part: int, count: int) -> str:
+        at = 32 * 8 * 8 * part
+        return "".join(f"ld.global.b64 %rd{10 * part + 10 + i}, [%rd1+{at + 8 * i}];\n" for i in range(count))
+
+    def names(part: int, count: int) -> str:
+        return "{" + ", ".join(f"%rd{10 * part + 10 + i}" for i in range(count)) + "}"
+
+    in_a, in_b, in_d = halves * k // 4, k // 4, 2 * halves
+    out = torch.zeros(32, 8, dtype=torch.float64)
+    run(
+        f"""
+        .reg .b64 %rd<50>;
+        mul.wide.u32 %rd4, %r1, 64;
+        add.s64 %rd1, %rd1, %rd4;
+        add.s64 %rd2, %rd2, %rd4;
+        {loads(0, in_a)}{loads(1, in_b)}{loads(2, in_d)}
+        mma.sync.aligned.m{rows}n8k{k}.row.col.f64.f64.f64.f64
+            {names(3, in_d)}, {names(0, in_a)}, {names(1, in_b)}, {names(2, in_d)};
+        """
+        + "".join(f"st.global.b64 [%rd2+{8 * i}], %rd{40 + i};\n" for i in range(in_d)),
+        held,
+        out,
+    )
+    expected = a @ b + c
+    for lane in range(32):
+        group, inside = divmod(lane, 4)
+        for i in range(in_d):
+            assert out[lane, i] == expected[group + 8 * (i // 2), 2 * inside + i % 2]
+
+
+def test_the_magnitude_of_a_subnormal_number_may_be_flushed() -> None:
+    given = torch.tensor([-1.5, -(2.0**-130), 2.0**-126, float("-inf"), -0.0, float("nan")] + 26 * [0.0])
+    out = torch.zeros(2, 32)
+    run(
+        """
+        mul.wide.u32 %rd4, %r1, 4;
+        add.s64 %rd1, %rd1, %rd4;
+        add.s64 %rd2, %rd2, %rd4;
+        ld.global.b32 %r2, [%rd1];
+        abs.ftz.f32 %r3, %r2;
+        abs.f32 %r4, %r2;
+        st.global.b32 [%rd2], %r3;
+        st.global.b32 [%rd2+128], %r4;
+        """,
+        given,
+        out,
+    )
+    assert out[0, :5].tolist() == [1.5, 0.0, 2.0**-126, float("inf"), 0.0]
+    assert out[1, :5].tolist() == [1.5, 2.0**-130, 2.0**-126, float("inf"), 0.0]
+    assert out[:, 5].isnan().all()
+    assert not out.signbit()[:, :5].any()
 
 
 MOVES = {
