@@ -32,8 +32,9 @@ _BYTES = {
 
 def unavailable(archs: Iterable[str]) -> str | None:
     """Why nothing can be executed here for these GPUs, or None."""
-    if importlib.util.find_spec("torch") is None:
-        return "--executed runs the kernels on torch's tensors, and torch is not installed"
+    for name in ("torch", "numpy"):
+        if importlib.util.find_spec(name) is None:
+            return f"--executed runs the kernels on torch's tensors, in NumPy, and {name} is not installed"
     if importlib.util.find_spec("ptx_machine") is None:
         return "--executed needs ptx_machine, a folder of the checkout that is not installed: run this at its root"
     from ptx_machine import on_machine

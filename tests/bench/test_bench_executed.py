@@ -113,7 +113,12 @@ def _report(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("missing", "words"), [("torch", "torch is not installed"), ("ptx_machine", "a folder of the checkout")]
+    ("missing", "words"),
+    [
+        ("torch", "torch is not installed"),
+        ("numpy", "numpy is not installed"),
+        ("ptx_machine", "a folder of the checkout"),
+    ],
 )
 def test_what_it_needs(
     missing: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
