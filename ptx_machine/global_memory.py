@@ -134,7 +134,9 @@ class Global(Memory):
         raw: Any,
         order: str | None = None,
         scope: str = "gpu",
+        counted: bool = True,
     ) -> Array:
+        """`counted`: among the bytes of the report."""
         self.clocks.touch(threads // self.grid.threads)
         for tensor, here in self._parts(at):
             granules, by = self.granules(at[here], size) - tensor.first, threads[here]
@@ -145,7 +147,7 @@ class Global(Memory):
                     self._learn(tensor, granules[:, 0], by, order, scope)
             stamps = stamp(self.clocks.now[agent], agent, order is not None, one)
             tensor.note_load(granules, by // self.grid.threads, stamps)
-        self.grid.report.bytes["global load"] += len(at) * size
+        self.grid.report.bytes["global load"] += len(at) * size * counted
         return get(self.data, self._seen_by(at, threads), size, raw)
 
     def _check_load(self, one: Instruction, tensor: Tensor, granules: Array, threads: Array, order: str | None) -> None:

@@ -146,7 +146,10 @@ class Shared(Memory):
         if beside.any():
             self.other[granules[beside]] = np.broadcast_to(mine[:, None], granules.shape)[beside]
 
-    def store(self, one: Instruction, at: Array, size: int, threads: Array, values: Array) -> None:
+    def store(
+        self, one: Instruction, at: Array, size: int, threads: Array, values: Array, counted: bool = True
+    ) -> None:
+        """`counted`: among the bytes of the report."""
         granules = self.granules(at, size)
         programs = threads // self.grid.threads
         floor = (self.barrier[programs] << CLOCK)[:, None]
@@ -164,7 +167,7 @@ class Shared(Memory):
             self._coming[granules] = False
         if len(self.unfenced):
             fill(self.unfenced, granules, threads // WARP + 1)
-        self.grid.report.bytes["shared store"] += len(at) * size
+        self.grid.report.bytes["shared store"] += len(at) * size * counted
 
     def _check_store(
         self,
@@ -201,7 +204,7 @@ class Shared(Memory):
 
     def begin_copy(self, one: Instruction, at: Array, size: int, threads: Array) -> Array:
         """A copy to there has begun: until it comes, what is there counts as written by nobody. Returns its stamps."""
-        self.store(one, at, size, threads, np.full((len(threads), size), 0xFF, np.uint8))
+        self.store(one, at, size, threads, np.full((len(threads), size), 0xFF, np.uint8), counted=False)
         if self._coming is None:
             self._coming = np.zeros(len(self.stored), bool)
         granules = self.granules(at, size)

@@ -183,7 +183,8 @@ def copy(code: Code, one: Instruction) -> Step:
             if now_loads.any():
                 values[count > 0] = 0xFF
                 whole = np.zeros((len(loads), size), np.uint8)
-                whole[now_loads] = g.memory.load(one, source[now_loads], size, loads[now_loads], np.uint8)
+                again = one, source[now_loads], size, loads[now_loads], np.uint8
+                whole[now_loads] = g.memory.load(*again, counted=False)
                 values[count > 0] = whole
             g.shared.end_copy(one, at[now], size, threads[now], values[now], then[now])
 
