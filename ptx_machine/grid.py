@@ -38,7 +38,11 @@ _POISON = 0x7FFDDEAD7FFDDEAD  # a NaN in every float type, and no plausible inde
 
 
 class _ApartError(Exception):
-    """Lanes are at an instruction of their whole warp, and others are still on their way."""
+    """Lanes of `warps` are at an instruction of their whole warp, and others are still on their way."""
+
+    def __init__(self, message: str, warps: Array) -> None:
+        super().__init__(message)
+        self.warps = warps
 
 
 @dataclass(eq=False)
@@ -62,6 +66,12 @@ class Group:
     vain: int = 0
     saw: int = -1
     apart: str = ""
+
+
+def _share_a_warp(one: Group, other: Group) -> bool:
+    if one.mask is None or other.mask is None:
+        return True
+    return bool((one.mask.reshape(-1, WARP).any(1) & other.mask.reshape(-1, WARP).any(1)).any())
 
 
 class Grid:
@@ -193,7 +203,7 @@ class Grid:
         missing = np.repeat(warps, WARP) & ~active
         message = f"only part of a warp, that of {self.name(int(warps.argmax()) * WARP)}, {what}"
         here = ~self.nobody if self.mask is None else self.mask
-        raise _ApartError(message) if (self._live & ~here)[missing].all() else FaultError(message)
+        raise _ApartError(message, warps) if (self._live & ~here)[missing].all() else FaultError(message)
 
     # Flow.
 
@@ -225,8 +235,8 @@ class Grid:
                         if self._stop or self._regroup or pc in meet or pc > limit:
                             break
                 except _ApartError as error:
-                    group.apart = str(error)
                     counts[pc] -= warps
+                    self._hold(pc, np.repeat(error.warps, WARP), str(error))
                 group.pc = pc
         except (AttributeError, TypeError) as error:
             self._explain(pc, error)
@@ -267,17 +277,20 @@ class Grid:
         return first, {group.pc for group in others}, max(limit, first.pc)
 
     def _join(self, groups: list[Group]) -> list[Group]:
-        """Those at one place become one."""
+        """Those at one place become one; with one that waits for lanes, only one that has some of its warps."""
         at: dict[int, Group] = {}
-        for group in groups:
+        alone = []
+        for group in sorted(groups, key=lambda group: bool(group.apart)):
             first = at.setdefault(group.pc, group)
-            if first is not group:
+            if group.apart and first is not group and not _share_a_warp(first, group):
+                alone.append(group)
+            elif first is not group:
                 mine = self.nobody if first.mask is None or group.mask is None else first.mask | group.mask
                 self._narrow(first, mine)
                 first.strong, first.vain = first.strong or group.strong, min(first.vain, group.vain)
                 first.apart = ""
                 self._groups.remove(group)
-        return list(at.values())
+        return [*at.values(), *alone]
 
     def split(self, behind: int, target: int, taken: Array) -> int:
         """A branch that only some take: the others go on behind it, in a group of their own."""
@@ -287,6 +300,14 @@ class Grid:
         self._groups.append(self._group(behind, active & ~taken, group.family, group))
         self._regroup = True
         return target
+
+    def _hold(self, pc: int, waiting: Array, message: str) -> None:
+        """These wait for the other lanes of their warps; whole warps beside them go on, which may be waited for."""
+        group, active = self._current, ~self.nobody if self.mask is None else self.mask
+        group.apart = message
+        if (active & ~waiting).any():
+            self._groups.append(self._group(pc, active & ~waiting, group.family, group))
+            self._narrow(group, active & waiting)
 
     def leave(self, m: Array | None) -> None:
         """These threads have ended."""

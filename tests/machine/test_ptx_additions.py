@@ -307,3 +307,29 @@ def test_a_register_of_128_bits_that_nobody_wrote_is_named() -> None:
     for text in ("st.global.b128 [%rd1], %q3;", "mov.b128 {%rd5, %rd6}, %q3;", "mov.b128 %q4, %q3;"):
         with pytest.raises(FaultError, match="%q3"):
             run(text + "\n", torch.zeros(32), torch.zeros(32))
+
+
+_A_LANE_POLLS = """
+mov.u32 %r2, %ctaid.x;
+setp.eq.u32 %p1, %r2, 0;
+setp.eq.u32 %p2, %r1, 0;
+and.pred %p3, %p1, %p2;
+@!%p3 bra ARRIVED;
+AGAIN:
+ld.acquire.gpu.global.u32 %r3, [%rd1];
+setp.eq.u32 %p4, %r3, 0;
+@%p4 bra AGAIN;
+ARRIVED:
+bar.sync 0;
+setp.eq.u32 %p5, %r2, 1;
+and.pred %p6, %p5, %p2;
+@%p6 st.release.gpu.global.u32 [%rd1], 1;
+"""
+
+
+@pytest.mark.parametrize("order", ["grid", "programs", "warps"])
+def test_whole_warps_do_not_wait_for_a_lane_that_polls_for_them(order: str) -> None:
+    """They come to the barrier in one group with lanes that do: those of the program whose first lane polls."""
+    for seed in range(4):
+        machine = run(_A_LANE_POLLS, torch.zeros(32, dtype=torch.int32), torch.zeros(4), grid=2, order=order, seed=seed)
+        assert not machine.report.races
