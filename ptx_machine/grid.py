@@ -1,11 +1,11 @@
-"""A grid of programs as it runs: registers, memories, and whose turn it is.
+"""A grid of programs as it runs: groups of threads, memories, and whose turn it is.
 
-A register is a vector over all threads of all programs, or of one element while all have the same. Threads with one
-program counter are a group, and go together. `order` says who is kept together:
+Threads with one program counter are a group, and go together. `order` says who is kept together:
 
-* "grid": all threads go in lock-step while they agree on the program counter. A branch that divides them makes
-groups, of which the one furthest behind goes first, and which join where they meet. * "programs": each program goes
-for itself, in random turns, its threads in lock-step. * "warps": each warp goes for itself.
+* "grid": all threads go in lock-step while they agree on the program counter. A branch that divides them makes groups,
+  of which the one furthest behind goes first, and which join where they meet.
+* "programs": each program goes for itself, in random turns, its threads in lock-step.
+* "warps": each warp goes for itself.
 
 A turn ends at barriers, at strong loads and atomics, at stores now and then, and at a backward jump after a strong load
 that found nothing new: then others go first. When all wait so, and nothing has changed for long, that is a deadlock.
@@ -24,17 +24,17 @@ from ptx_machine.decode import Code
 from ptx_machine.errors import FaultError
 from ptx_machine.flights import Flights
 from ptx_machine.global_memory import Global
+from ptx_machine.registers import Registers
 from ptx_machine.report import Report
 from ptx_machine.shared import Shared
 from ptx_machine.table.warpgroups import Accumulators
 from ptx_machine.text import Instruction
-from ptx_machine.types import RAW, WARP, Array
+from ptx_machine.types import WARP, Array
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ORDERS = ("grid", "programs", "warps")
-_POISON = 0x7FFDDEAD7FFDDEAD  # a NaN in every float type, and no plausible index
 
 
 class _ApartError(Exception):
@@ -74,15 +74,12 @@ def _share_a_warp(one: Group, other: Group) -> bool:
     return bool((one.mask.reshape(-1, WARP).any(1) & other.mask.reshape(-1, WARP).any(1)).any())
 
 
-class Grid:
+class Grid(Registers):
     """One launch, as it goes.
 
     Attributes:
-        R: registers, by the code's numbers; None where nobody wrote one.
         mask: the threads that execute now; None for all.
-        threads, warps: of one program.
-        every, lane: all threads of the grid, by number, and each one's lane.
-        nobody: the mask of no thread.
+        args: what the kernel gets for its parameters.
         shared, memory: what they load from and store to.
         copies, products: asynchronous instructions under way, cp.async and wgmma.
     """
@@ -91,17 +88,10 @@ class Grid:
         self, code: Code, shape: tuple[int, int, int], num_warps: int, shared_bytes: int, ranges: list[tuple[int, int]],
         fresh: dict[int, Array], rng: random.Random, order: str, weak: bool, unwritten: str, patience: int, banks: bool,
     ) -> None:  # fmt: skip
-        programs = int(np.prod(shape))
-        self.code, self.shape, self.rng, self.report = code, shape, rng, Report()
-        self.warps, self.threads, self.count_banks = num_warps, num_warps * WARP, banks
-        total = programs * self.threads
-        self.every = np.arange(total)
-        self.lane = self.every % WARP
-        self.nobody = np.zeros(total, bool)
-        self.R: list[Any] = list(code.initial)
+        super().__init__(code, shape, num_warps)
+        programs, total = int(np.prod(shape)), len(self.every)
+        self.rng, self.report, self.count_banks = rng, Report(), banks
         self.args: list[int] = []
-        for i, name in code.specials:
-            self.R[i] = self._special(name).astype(RAW[code.width[i]])
         self.memory = Global(self, ranges, programs, weak, fresh)
         self.shared = Shared(self, shared_bytes, programs)
         self.copies, self.products, self.accumulators = Flights(total), Flights(total), Accumulators(total)
@@ -116,65 +106,6 @@ class Grid:
         ]
         self._parked: list[Group] = []  # at a barrier
         self._current = self._groups[0]
-
-    def _special(self, name: str) -> Array:
-        name, _, axis = name[1:].partition(".")
-        place, inside = "xyz".find(axis or "x"), self.every % self.threads
-        program = self.every // self.threads
-        x, y, _ = self.shape
-        if name.startswith("lanemask"):
-            one = np.uint64(1) << self.lane.astype(np.uint64)
-            below = one - np.uint64(1)
-            full = np.uint64(0xFFFFFFFF)
-            return {"eq": one, "lt": below, "le": one | below, "gt": full ^ (one | below), "ge": full ^ below}[
-                name[-2:]
-            ]
-        values: dict[str, Any] = {
-            "tid": inside if place == 0 else 0,
-            "ntid": self.threads if place == 0 else 1,
-            "ctaid": (program % x, program // x % y, program // (x * y))[place],
-            "nctaid": self.shape[place],
-            "laneid": self.lane,
-            "warpid": inside // WARP,
-            "nwarpid": self.warps,
-        }
-        # Clocks stand still, and every program has an SM of its own.
-        return np.atleast_1d(np.asarray(values.get(name, program if name == "smid" else 0)))
-
-    def name(self, thread: int) -> str:
-        """Who that is, for a message."""
-        program, inside = divmod(thread, self.threads)
-        x, y, _ = self.shape
-        return f"thread {inside} of program {(program % x, program // x % y, program // (x * y))}"
-
-    # Registers. An array in one is never written to, for another may share it.
-
-    def put(self, d: int, m: Array | None, value: Array) -> None:
-        self.R[d] = value if m is None else np.where(m, value, self.old(d))
-
-    def scatter(self, d: int, m: Array | None, threads: Array, values: Array) -> None:
-        if m is None:
-            self.R[d] = np.ascontiguousarray(values)
-        else:
-            new = np.array(np.broadcast_to(self.old(d), self.every.shape))
-            new[threads] = values
-            self.R[d] = new
-
-    def old(self, d: int) -> Array:
-        """What is in a register; poison where nobody wrote it."""
-        self.define(d)
-        value: Array = self.R[d]
-        return value
-
-    def define(self, d: int) -> None:
-        if self.R[d] is None:
-            width = self.code.width[d]
-            self.R[d] = np.full(1, _POISON & (1 << width) - 1, RAW[width])
-
-    def full(self, d: int) -> Array:
-        """A register as a vector over all threads."""
-        value: Array = self.R[d]
-        return value if len(value) > 1 else np.repeat(value, len(self.every))
 
     def whole_warps(self, m: Array | None, one: Instruction, member: int | None = None) -> Array:
         """The warps that execute it, each with all of its lanes or not at all."""

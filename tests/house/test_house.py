@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("ptx_machine.errors", "ptx_machine.types"),
     ("ptx_machine.text",),
     ("ptx_machine.decode", "ptx_machine.report"),
+    ("ptx_machine.registers",),
     ("ptx_machine.memory", "ptx_machine.clocks", "ptx_machine.flights"),
     ("ptx_machine.delivery", "ptx_machine.tensors"),
     ("ptx_machine.shared", "ptx_machine.global_memory"),
