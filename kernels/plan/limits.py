@@ -128,6 +128,8 @@ _EASED = _of(exchange=_NO_BARRIER, warps=_over(4))
 
 LIMITS: tuple[Limit, ...] = (
     Limit(_EXACT, _of(tier="solo", ieee=True, units=_over(32))),
+    Limit("an LSTM's exact float32 products, unrolled, end the compiler of Triton 3.9, and the process with it",
+          _of(tier="solo", ieee=True, backward=False, gates=4, units=_over(16))),
     Limit(f"{_EXACT}: they are streamed, in a loop", _of(tier=_SPREAD, ieee=True),
           unless=_of(tier="streamed", rows=_to(16), chunk=_to(128))),
     # How wide a contraction resident weights may be unrolled for.

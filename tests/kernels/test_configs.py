@@ -137,6 +137,15 @@ def test_every_limit_forbids_something_and_says_why() -> None:
     assert not unseen
 
 
+@pytest.mark.parametrize("schedule", ["persistent", "stepwise"])
+@pytest.mark.parametrize("hidden", [17, 32])
+def test_a_launch_that_ends_the_compiler_is_not_chosen(hidden: int, schedule: str) -> None:
+    """Triton 3.9's LLVM ends the process over an LSTM's exact products in one program of more than 16 units."""
+    config = choose(ScanShape(4, False, 4, 16, hidden, 1, ieee=True), DEVICES["sm_90"], schedule)
+    assert config is not None
+    assert config.tier == "streamed"
+
+
 def test_plans_know_neither_torch_nor_triton() -> None:
     files = sorted((Path(__file__).resolve().parents[2] / "kernels" / "plan").glob("*.py"))
     assert len(files) >= 6
