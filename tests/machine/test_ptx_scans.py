@@ -46,7 +46,7 @@ VALUES: tuple[tuple[Any, ...], ...] = (
 def _launched(values: tuple[Any, ...]) -> bool:
     """Whether there is such a launch: see `plan/limits.py`. Going warp by warp takes long where there is much to do."""
     cell, (dtype, ieee), (tier, _, _), directions, _, (T, B, H), order, _, cc = values
-    if ieee and (tier == "grid" or (tier == "solo" and H > (16 if cell == "lstm" else 32))):
+    if ieee and (tier == "grid" or (tier == "solo" and (16 if cell == "lstm" else 32) < H)):
         return False
     if tier == "warpgroups" and (dtype == "float32" or cc != 90 or order == "warps"):
         return False
