@@ -8,6 +8,7 @@ atomic that releases, and the end of the launch deliver at once.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,18 @@ class _Store:
     values: Array
     pending: Array  # [programs, elements]
 
+    def __post_init__(self) -> None:
+        self.blocks = self.at // _BLOCK
+        self.low, self.high = int(self.blocks.min()), int(self.blocks.max())
+        self.oldest, self.newest = int(self.epoch.min()), int(self.epoch.max())
+
+    def meets(self, blocks: Array, programs: Sequence[int]) -> bool:
+        """Whether something of it around `blocks` is on its way to one of `programs`."""
+        if self.high < blocks.min() or blocks.max() < self.low:
+            return False
+        left = self.pending[programs].any(0)
+        return bool(left.any() and np.isin(self.blocks[left], blocks).any())
+
 
 class Delivery:
     """`views`: memory as each program sees it, `[programs, bytes]`."""
@@ -43,6 +56,16 @@ class Delivery:
 
     def send(self, programs: Array, at: Array, values: Array) -> None:
         """Each program's own view has it already."""
+        sources = np.unique(programs).tolist()
+        if len(sources) > 1 and len(np.unique(at)) < len(at):  # several to one place: one after the other
+            for program in sources:
+                mine = programs == program
+                self.send(programs[mine], at[mine], values[mine])
+            return
+        for program in sources if self._queue else ():  # what is older came before, to itself as well
+            mine = programs == program
+            if self._arrive(self._first_after(at[mine], [program]), [program]):
+                put(self.views[program], at[mine], values.dtype.itemsize, values[mine])
         pending = np.arange(len(self.views))[:, None] != programs
         self._queue.append(_Store(programs, self._epochs[programs], at, values, pending))
 
@@ -52,6 +75,21 @@ class Delivery:
             put(self.views[program], store.at[which], size, store.values[which])
             store.pending[program, which] = False
             self.changes += 1
+
+    def _first_after(self, at: Array, programs: Sequence[int]) -> int:
+        """How many of the queue there are up to the last one around any of `at` that is on its way to `programs`."""
+        blocks = np.unique(at // _BLOCK)
+        for i in range(len(self._queue), 0, -1):
+            if self._queue[i - 1].meets(blocks, programs):
+                return i
+        return 0
+
+    def _arrive(self, count: int, programs: Sequence[int]) -> int:
+        """So many of the queue are there for these programs: nothing comes before what it has to come after."""
+        for store in self._queue[:count]:
+            for program in programs:
+                self._deliver(program, store, store.pending[program].copy())
+        return count
 
     def _tidy(self) -> None:
         self._queue = [store for store in self._queue if store.pending.any()]
@@ -70,7 +108,12 @@ class Delivery:
                     if not which.any():
                         break
                     left = older.pending[program]
-                    which = which & ~np.isin(store.at // _BLOCK, older.at[left] // _BLOCK)
+                    if not left.any():
+                        continue
+                    if older.high >= store.low and store.high >= older.low:
+                        which = which & ~np.isin(store.blocks, older.blocks[left])
+                    if store.newest <= older.oldest:
+                        continue
                     for source in np.unique(older.source[left]):
                         first = older.epoch[left & (older.source == source)].min()
                         which = which & ~((store.source == source) & (store.epoch > first))
@@ -89,14 +132,19 @@ class Delivery:
 
     def settle(self, at: Array) -> None:
         """Every store to the 16 bytes around each of `at` is there for everybody: an atomic comes."""
-        for store in self._queue:
-            there = np.isin(store.at // _BLOCK, at // _BLOCK)
-            for program in range(len(self.views)):
-                self._deliver(program, store, store.pending[program] & there)
+        everybody = range(len(self.views))
+        self._arrive(self._first_after(at, everybody), everybody)
+        self._tidy()
+
+    def precede(self, program: int) -> None:
+        """What it stored before its last fence is there for everybody: an atomic comes, which is so at once."""
+        count = 0
+        for i, store in enumerate(self._queue, 1):
+            before = (store.source == program) & (store.epoch < self._epochs[program])
+            count = i if (before & store.pending.any(0)).any() else count
+        self._arrive(count, range(len(self.views)))
         self._tidy()
 
     def all(self) -> None:
-        for store in self._queue:
-            for program in range(len(self.views)):
-                self._deliver(program, store, store.pending[program].copy())
+        self._arrive(len(self._queue), range(len(self.views)))
         self._queue = []

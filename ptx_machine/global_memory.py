@@ -262,8 +262,9 @@ class Global(Memory):
         if changed or releases:
             self._note_store(one, tensor, granules, seen, size, threads, None if changed else new, True)
             self._publish(tensor, granules[:, 0], threads, order, scope, atomic=True)
-            if releases and self.delivery is not None:
-                self.delivery.fence(thread // self.grid.threads, True)
+            if self.delivery is not None:
+                program = thread // self.grid.threads
+                self.delivery.fence(program, True) if releases else self.delivery.precede(program)
         views = np.arange(1 if self.delivery is None else len(self.delivery.views)) * self._bytes
         put(self.data, views + at, size, np.repeat(new, len(views)))
         self._stores += int(changed)

@@ -99,7 +99,8 @@ class Grid(Registers):
         self._unwritten, self._patience, self._order = unwritten, patience, order
         self._live = np.ones(total, bool)
         self._counts = [0] * len(code.steps)
-        self._stop = self._regroup = False  # another's turn; the groups are not what they were
+        # Another's turn, to begin with; the groups are not what they were.
+        self._stop, self._regroup = True, False
         size = {"grid": total, "programs": self.threads, "warps": WARP}[order]
         self._groups = [
             self._group(0, None if size == total else self.every // size == i, i) for i in range(total // size)
