@@ -58,8 +58,7 @@ def floating_cases() -> Iterator[Case]:
         if kind != "f64":
             yield f"min.NaN.{kind} %o, %a, %b", three, with_nan(least)
             yield f"max.NaN.{kind} %o, %a, %b", three, with_nan(greatest)
-        if kind != "bf16":
-            yield f"fma.rn.{kind} %o, %a, %b, %c", f"{three} {kind}", fused
+        yield f"fma.rn.{kind} %o, %a, %b, %c", f"{three} {kind}", fused
     for kind in ("f32", "f64"):
         yield f"div.rn.{kind} %o, %a, %b", f"{kind} {kind} {kind}", operator.truediv
         yield f"rcp.rn.{kind} %o, %a", f"{kind} {kind}", lambda a: 1 / a
@@ -117,8 +116,6 @@ PAIRS: dict[str, tuple[int, Callable[..., Any]]] = {
 @pytest.mark.parametrize("kind", ["f16x2", "bf16x2"])
 @pytest.mark.parametrize("name", PAIRS)
 def test_pairs_half_by_half(name: str, kind: str) -> None:
-    if name == "fma.rn" and kind == "bf16x2":
-        pytest.skip("refused")
     count, f = PAIRS[name]
     instruction, kinds = f"{name}.{kind} %o, {', '.join(['%a', '%b', '%c'][:count])}", " ".join(["b32"] * (count + 1))
     rng = np.random.default_rng(0)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import operator
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import ptx
 import pytest
 from ptx import Case, half_of, numbers, run, signed
 
-from ptx_machine import Machine
+from ptx_machine import Machine, table
+from ptx_machine.decode import OPS
 
 
 def quotient(a: int, b: int) -> int:
@@ -18,7 +22,7 @@ def quotient(a: int, b: int) -> int:
     return -1 if b == 0 else abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
 
 
-def halves(f: Callable[..., int], bits: int = 16, is_signed: bool = False) -> Callable[..., int]:
+def halves(f: Callable[..., int], is_signed: bool = False) -> Callable[..., int]:
     """`f` on the two halves of registers."""
 
     def both(*x: int) -> int:
@@ -227,3 +231,20 @@ def test_special_registers() -> None:
         masks = [eq, lt, lt | eq, full & ~(lt | eq), full & ~lt]
         expected = [thread, 0, 64, x, y, z, 2, 3, 2, lane, warp, 2, (z * 3 + y) * 2 + x, *masks]
         assert found[z, y, x, thread].tolist() == expected
+
+
+def test_every_opcode_is_in_some_test() -> None:
+    """What this folder's strings have as an instruction."""
+    texts = []
+    for path in Path(__file__).parent.glob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+            elif isinstance(node, ast.JoinedStr):  # whose parts, one by one, may end within an opcode
+                texts.append(
+                    "".join(str(part.value) if isinstance(part, ast.Constant) else "x" for part in node.values)
+                )
+    text = "\n".join(texts)
+    assert table.CHAPTERS, "which fill OPS"
+    missing = [name for name in OPS if not re.search(rf"(?<![\w.%$]){name}(\.[a-z]|;|\s+[{{\[%$_!\d-])", text)]
+    assert missing == []

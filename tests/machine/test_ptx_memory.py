@@ -248,7 +248,7 @@ def test_hints_change_nothing() -> None:
 ON = "$on: {poll} %r2, [%rd0]; setp.eq.b32 %p1, %r2, 0; @%p1 bra $on;"
 FAULTS = {
     "outside": ("ld.global.b32 %r2, [%rd0+128];", "byte 128 of tensor 0, which has 128"),
-    "before": ("ld.global.b32 %r2, [%rd0+-4];", "byte -4 of tensor 0"),
+    "before": ("ld.global.b32 %r2, [%rd0+-4];", "byte -4 of tensor 0|no tensor"),  # where a page begins
     "partly outside": ("st.global.v2.b64 [%rd0+120], {%rd0, %rd0};", "outside"),
     "misaligned": ("ld.global.v4.b32 {%r2, %r3, %r4, %r5}, [%rd0+8];", "misaligned"),
     "null": ("mov.b64 %rd1, 0; st.global.b32 [%rd1], %r0;", "no tensor"),

@@ -438,7 +438,7 @@ CHAIN = """
 def test_what_is_not_racy_comes_out_the_same(body: str, weak: bool) -> None:
     given = torch.randn(384, generator=torch.Generator().manual_seed(0))
     results, reports = [], []
-    for seed, order in itertools.product(range(3), ORDERS):
+    for seed, order in itertools.product(range(2), ORDERS):
         out = torch.zeros(128)
         report: Report = launch(body, [given, out, words(0)], 4, 3, 512, seed=seed, order=order, weak=weak)
         results.append(out)
