@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import compiled
 import pytest
 from benching import make_brief
 from support import compiling_environment, load_example
@@ -63,6 +64,8 @@ def test_the_command_is_one_there_is(page: str, command: str, capsys: pytest.Cap
             assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
         for variable in (word.partition("=")[0] for word in words[1:] if "=" in word):
             assert re.search(rf"^{variable} \?=", MAKEFILE, re.MULTILINE), variable
+    elif words[:2] == ["python", "tests/compiled.py"]:
+        assert compiled.named(" ".join(words[2:])).name
     elif words[0] in ("python", "torchrun"):
         script = next(i for i, word in enumerate(words) if word.endswith(".py"))
         _takes_options(words[script], words[script + 1 :], capsys)

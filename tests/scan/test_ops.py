@@ -80,7 +80,8 @@ def test_opcheck_backward(cell: str, backend: str) -> None:
 @pytest.mark.parametrize(
     ("cell", "backend", "masked"),
     # Of the kernels, whose interpreter is slow, a whole layer's test has the full rows.
-    [(cell, backend, masked) for cell in CELLS for backend in ("stepwise", "aten") for masked in (False, True)
+    [pytest.param(cell, backend, masked, marks=[pytest.mark.slow] * (backend == "stepwise" and cell.startswith("rnn_")))
+     for cell in CELLS for backend in ("stepwise", "aten") for masked in (False, True)
      if masked or backend == "aten"],
 )  # fmt: skip
 def test_gradcheck(cell: str, backend: str, masked: bool) -> None:
