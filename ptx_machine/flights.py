@@ -15,13 +15,11 @@ class Flight:
     """One instruction under way.
 
     Attributes:
-        number: of it.
         pending: the threads, of the whole grid, for which it has not landed.
         group: by thread, which of its groups it is part of.
         land: what happens for the threads that have waited for it.
     """
 
-    number: int
     pending: Array
     group: Array
     land: Callable[[Array], None]
@@ -40,7 +38,7 @@ class Flights:
         pending = np.zeros(len(self._group), bool)
         pending[threads] = True
         self._count += 1
-        self._under_way.append(Flight(self._count, pending, self._group.copy(), land))
+        self._under_way.append(Flight(pending, self._group.copy(), land))
         return self._count
 
     def commit(self, mask: Array | None) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from ptx_machine.clocks import Clocks
 from ptx_machine.delivery import Delivery
 from ptx_machine.errors import FaultError
-from ptx_machine.memory import CLOCK, Memory, agent_of, fill, get, is_strong, put, stamp, take
+from ptx_machine.memory import CLOCK, Memory, agent_of, fill, get, is_strong, put, stamp
 from ptx_machine.tensors import Tensor
 from ptx_machine.text import Instruction
 from ptx_machine.types import WARP, Array
@@ -152,10 +152,10 @@ class Global(Memory):
 
     def _check_load(self, one: Instruction, tensor: Tensor, granules: Array, threads: Array, order: str | None) -> None:
         if tensor.written is not None:
-            missing = ~take(tensor.written, granules)
+            missing = ~tensor.written.take(granules)
             if missing.any():
                 self.found_unwritten(one, missing, threads)
-        stamps = take(tensor.stored, granules)
+        stamps = tensor.stored.take(granules)
         if not stamps.any():
             return
         unordered = self.clocks.unordered((threads // WARP)[:, None], agent_of(stamps), stamps >> CLOCK)
@@ -183,7 +183,7 @@ class Global(Memory):
         put(self.data, self._seen_by(at, threads), size, values)
         for tensor, granules, here in parts:
             by = threads[here]
-            stamps = take(tensor.stored, granules)
+            stamps = tensor.stored.take(granules)
             twice = agent_of(stamps) != (by // WARP)[:, None]  # two warps in this very instruction
             if twice.any():
                 same = self.same(self._seen_by(at[here], by), size, values[here])
@@ -214,7 +214,7 @@ class Global(Memory):
         def known() -> Array:
             return np.zeros(granules.shape, bool) if values is None else self.same(seen, size, values)
 
-        stored = take(tensor.stored, granules)
+        stored = tensor.stored.take(granules)
         if stored.any():
             unordered = self.clocks.unordered(agent[:, None], agent_of(stored), stored >> CLOCK)
             unordered &= ~(is_strong(stored) & strong)
@@ -273,7 +273,7 @@ class Global(Memory):
 
     def _learn(self, tensor: Tensor, granules: Array, threads: Array, order: str, scope: str) -> None:
         """An acquire learns what was released at its address; another strong load does once its warp has a fence."""
-        published = take(tensor.published, granules)
+        published = tensor.published.take(granules)
         if not published.any():
             return
         pairs = np.unique(np.stack([threads // WARP, published])[:, published > 0], axis=1)
@@ -287,7 +287,7 @@ class Global(Memory):
     ) -> None:
         """A release publishes what its warp knows; another strong store what it knew at its last fence."""
         releases = order in ("release", "acq_rel")
-        before = take(tensor.published, granules)
+        before = tensor.published.take(granules)
         if not releases and (order is None or not self.clocks.any_fence) and not atomic:
             if before.any():
                 tensor.published[granules] = 0

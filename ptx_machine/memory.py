@@ -52,10 +52,6 @@ def put(data: Array, at: Array, size: int, values: Array) -> None:
     data.view(UNITS[size])[at // size] = np.ascontiguousarray(values).view(UNITS[size]).reshape(len(at))
 
 
-def take(shadow: Array, granules: Array) -> Array:
-    return shadow.take(granules)
-
-
 def fill(shadow: Array, granules: Array, values: Array) -> None:
     """One of `values` for each row of `granules`. (NumPy takes twice as long where it is to broadcast them.)"""
     width = granules.shape[1]

@@ -13,7 +13,7 @@ import numpy as np
 
 from ptx_machine.decode import SHARED_BASE
 from ptx_machine.errors import FaultError
-from ptx_machine.memory import CLOCK, Memory, agent_of, fill, get, put, stamp, take
+from ptx_machine.memory import CLOCK, Memory, agent_of, fill, get, put, stamp
 from ptx_machine.text import Instruction
 from ptx_machine.types import WARP, Array
 
@@ -111,14 +111,14 @@ class Shared(Memory):
     ) -> Array:
         """`whole`: a warp loads together, whichever lane named the address."""
         granules = self.granules(at, size)
-        stamps = take(self.stored, granules)
+        stamps = self.stored.take(granules)
         missing = stamps == 0
         if self._coming is not None:
-            missing |= take(self._coming, granules)
+            missing |= self._coming.take(granules)
         if missing.any():
             self.found_unwritten(one, missing, threads)
         if wgmma:
-            bare = take(self.unfenced, granules) > 0
+            bare = self.unfenced.take(granules) > 0
             bare &= stamps >> CLOCK >= self.proxied[threads // WARP][:, None]
             self.race("race: shared, load by wgmma with no proxy fence after the store", stamps, bare, one)
             self.loading.append((granules, threads, stamps))
@@ -137,12 +137,12 @@ class Shared(Memory):
         if self.grid.warps == 1:
             fill(self.last, granules, mine)
             return
-        last = take(self.last, granules)
+        last = self.last.take(granules)
         recent = (last >= floor) & (agent_of(last) // WARP != warp)  # before the last barrier it no longer matters
         if recent.any():
             self.other[granules[recent]] = last[recent]
         fill(self.last, granules, mine)
-        beside = agent_of(take(self.last, granules)) // WARP != warp  # two warps in this very instruction
+        beside = agent_of(self.last.take(granules)) // WARP != warp  # two warps in this very instruction
         if beside.any():
             self.other[granules[beside]] = np.broadcast_to(mine[:, None], granules.shape)[beside]
 
@@ -153,13 +153,13 @@ class Shared(Memory):
         granules = self.granules(at, size)
         programs = threads // self.grid.threads
         floor = (self.barrier[programs] << CLOCK)[:, None]
-        self._check_store(one, "store", take(self.stored, granules), floor, at, size, threads, values)
-        if self._check_store(one, "load", take(self.last, granules), floor, at, size, threads, values):
-            self._check_store(one, "load", take(self.other, granules), floor, at, size, threads, values)
+        self._check_store(one, "store", self.stored.take(granules), floor, at, size, threads, values)
+        if self._check_store(one, "load", self.last.take(granules), floor, at, size, threads, values):
+            self._check_store(one, "load", self.other.take(granules), floor, at, size, threads, values)
         mine = stamp(self.time[programs], threads, False, one)
         fill(self.stored, granules, mine)
         put(self.data, at, size, values)
-        stamps = take(self.stored, granules)
+        stamps = self.stored.take(granules)
         twice = stamps != mine[:, None]  # two threads in this very instruction
         if twice.any():
             self.race_of_stores("shared, store beside store", stamps, twice, self.same(at, size, values), one)
@@ -198,7 +198,7 @@ class Shared(Memory):
     def finish_loading(self, one: Instruction, loading: list[tuple[Array, Array, Array]]) -> None:
         """Now it has loaded: what was stored since it began, was stored too early."""
         for granules, threads, then in loading:
-            stamps = take(self.stored, granules)
+            stamps = self.stored.take(granules)
             self.race("race: shared, store while wgmma may still load", stamps, stamps != then, one)
             self._note_load(one, granules, stamps, threads, True)
 
@@ -209,9 +209,9 @@ class Shared(Memory):
             self._coming = np.zeros(len(self.stored), bool)
         granules = self.granules(at, size)
         self._coming[granules] = True
-        return take(self.stored, granules)
+        return self.stored.take(granules)
 
     def end_copy(self, one: Instruction, at: Array, size: int, threads: Array, values: Array, then: Array) -> None:
-        stamps = take(self.stored, self.granules(at, size))
+        stamps = self.stored.take(self.granules(at, size))
         self.race("race: shared, store while a copy may still come", stamps, stamps != then, one)
         self.store(one, at, size, threads, values)

@@ -83,7 +83,7 @@ class Case:
     @property
     def name(self) -> str:
         """As `named` takes it: the scan and the launch in full, and of the rest what is not as usual."""
-        words = [self.cell, self.dtype, self.tier, self.schedule, self.exchange]
+        words = [self.cell, self.dtype, *([] if self.chosen else [self.tier]), self.schedule, self.exchange]
         words += [f"{size}={getattr(self, size)}" for size in "TBHD"]
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

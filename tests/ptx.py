@@ -28,7 +28,7 @@ _HEAD = """.version 8.7
 )
 .reqntid {threads}
 {{
-.reg .pred %p<32>; .reg .b16 %h<64>; .reg .b32 %r<128>; .reg .f32 %f<128>; .reg .b64 %rd<64>;
+.reg .pred %p<32>; .reg .b16 %h<64>; .reg .b32 %r<128>; .reg .f32 %f<128>; .reg .b64 %rd<64>; .reg .b128 %q<9>;
 """
 
 

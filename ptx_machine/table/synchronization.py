@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ptx_machine.decode import Code, Step, op
 from ptx_machine.text import Instruction
+
+if TYPE_CHECKING:
+    from ptx_machine.grid import Grid
 
 
 @op("bar", "barrier")
@@ -19,10 +24,10 @@ def bar(code: Code, one: Instruction) -> Step:
         return lambda g: g.arrive(one)
     count = int(one.operands[1], 0)
 
-    def step(g):  # type: ignore[no-untyped-def]
+    def step(g: Grid) -> None:
         if count != g.threads:
             one.refuse("a barrier of some threads")
-        return g.arrive(one)
+        g.arrive(one)
 
     return step
 

@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from ptx import launch
 
-from ptx_machine import Machine, RefusedError
-
-_HEAD = """
-.version 8.4
-.target sm_90a
-.address_size 64
-.visible .entry body(
-.param .u64 .ptr .global .align 16 body_param_0,
-.param .u64 .ptr .global .align 16 body_param_1
-)
-{
-.reg .pred %p<9>;
-.reg .b16 %h<9>;
-.reg .b32 %r<19>;
-.reg .b64 %rd<19>;
-.reg .b128 %q<9>;
-ld.param.b64 %rd1, [body_param_0];
-ld.param.b64 %rd2, [body_param_1];
-mov.u32 %r1, %tid.x;
-"""
+from ptx_machine import RefusedError, Report
 
 
-def run(body: str, *tensors: torch.Tensor, grid: int = 1, **options: object) -> Machine:
+def run(body: str, *tensors: torch.Tensor, grid: int = 1, **options: Any) -> Report:
     """`body` with pointers to the tensors in %rd1 and %rd2, and the thread's number in %r1."""
-    machine = Machine(f"{_HEAD}{body}ret;\n}}\n", (grid, 1, 1), 1, 0, tensors, **options)  # type: ignore[arg-type]
-    machine.run()
-    return machine
+    second = "mov.b64 %rd2, %rd1; " if len(tensors) > 1 else ""
+    return launch(f"{second}mov.b64 %rd1, %rd0; mov.b32 %r1, %r0;\n{body}", tensors, grid=grid, **options)
 
 
 def bfloat16_of(exact: Fraction) -> int:
@@ -209,7 +191,7 @@ MOVES = {
 def test_128_bits_are_loaded_moved_and_stored(moves: str, order: str) -> None:
     given = torch.randint(-(2**62), 2**62, (32, 2))
     out = torch.zeros(32, 2, dtype=torch.int64)
-    machine = run(
+    report = run(
         f"""
         mul.wide.u32 %rd4, %r1, 16;
         add.s64 %rd1, %rd1, %rd4;
@@ -229,7 +211,7 @@ def test_128_bits_are_loaded_moved_and_stored(moves: str, order: str) -> None:
     }[moves]
     assert torch.equal(out[:20], expected[:20])
     assert not out[20:].any()
-    assert not machine.report.races
+    assert not report.races
 
 
 _HANDED_OVER = """
@@ -331,5 +313,5 @@ and.pred %p6, %p5, %p2;
 def test_whole_warps_do_not_wait_for_a_lane_that_polls_for_them(order: str) -> None:
     """They come to the barrier in one group with lanes that do: those of the program whose first lane polls."""
     for seed in range(4):
-        machine = run(_A_LANE_POLLS, torch.zeros(32, dtype=torch.int32), torch.zeros(4), grid=2, order=order, seed=seed)
-        assert not machine.report.races
+        report = run(_A_LANE_POLLS, torch.zeros(32, dtype=torch.int32), torch.zeros(4), grid=2, order=order, seed=seed)
+        assert not report.races
