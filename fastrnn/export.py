@@ -49,7 +49,7 @@ def _scan_direction(
         before, x, (w_hh, *rest) = args[: len(state)], args[len(state)], args[len(state) + 1 :]
         r = F.linear(before[0], w_hh, rest.pop(0) if weights.bias_hh is not None else None)
         # The last argument serves inner gates, which torch's own cells do not have.
-        new, _ = cell.step(x.chunk(cell.gates, -1), r.chunk(cell.gates, -1), before, lambda h: h)
+        new = cell.new_state(x.chunk(cell.gates, -1), r.chunk(cell.gates, -1), before, (), lambda h: h)
         h = new[0] if weights.hr is None else F.linear(new[0], rest.pop(0))
         return [h, *new[1:], h.clone()]
 

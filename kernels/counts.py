@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from fastrnn.kernels.derived.table import TABLE
 
 
 @dataclass(frozen=True)
@@ -10,7 +12,7 @@ class Counts:
     """How many of what a cell has.
 
     Attributes:
-        name: key of `fastrnn.cells.CELLS` and of the kernels' `STEPS`.
+        name: key of `fastrnn.cells.CELLS`, and how the names of its derived functions begin.
         gates: blocks of H rows in `weight_ih` and `weight_hh`.
         states: tensors carried from step to step; the first is h.
         saved: tensors per step that the backward kernel reads, beyond the states.
@@ -18,6 +20,10 @@ class Counts:
             of a gate do not simply add. Their gradients differ too, then.
         inner: how many of the last gates (0 or 1) multiply not h but a function of h and of the other gates, which
             takes a second matmul, and a second exchange, in every step.
+        vectors: trained vectors, one number a unit, that a step takes besides.
+        constants: numbers of each row and step that it takes besides.
+        initial: the states' values where a sequence starts; empty for zeros.
+        source: the Triton source of its steps; empty where `kernels/derived/` has them.
     """
 
     name: str
@@ -26,6 +32,10 @@ class Counts:
     saved: int
     splits_bias: bool
     inner: int
+    vectors: int = 0
+    constants: int = 0
+    initial: tuple[float, ...] = ()
+    source: str = field(default="", compare=False, repr=False)
 
     def moved(self, backward: bool, save: bool) -> int:
         """Elements per row and unit that one step of a scan reads from memory, or writes there.
@@ -38,13 +48,4 @@ class Counts:
         return self.gates + 1 + (self.states - 1 + self.saved if save else 0)
 
 
-COUNTS: dict[str, Counts] = {
-    counts.name: counts
-    for counts in (
-        Counts("lstm", gates=4, states=2, saved=4, splits_bias=False, inner=0),
-        Counts("gru", gates=3, states=1, saved=4, splits_bias=True, inner=0),
-        Counts("gru_textbook", gates=3, states=1, saved=3, splits_bias=False, inner=1),
-        Counts("rnn_tanh", gates=1, states=1, saved=0, splits_bias=False, inner=0),
-        Counts("rnn_relu", gates=1, states=1, saved=0, splits_bias=False, inner=0),
-    )
-}
+COUNTS: dict[str, Counts] = {name: Counts(name, **row) for name, row in TABLE.items()}

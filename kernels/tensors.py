@@ -21,7 +21,9 @@ class Inputs(NamedTuple):
         bias: the recurrent bias, `(D, GATES, H)`, or None.
         state: the initial states, `(STATES, D, B, H)`.
         lengths: `(B,)` int32, or None: a row at or past its length keeps its state and outputs zero.
-        resets: `(T, B)` bool, or None: a row starts from zero state where it is cut.
+        resets: `(T, B)` bool, or None: a row starts from the cell's initial values where it is cut.
+        vectors: what the cell takes for each unit, `(D, VECTORS, H)`, or None.
+        constants: what it takes for each row and step, `(T, B, CONSTANTS)`, or None.
     """
 
     x: Tensor
@@ -30,6 +32,8 @@ class Inputs(NamedTuple):
     state: Tensor
     lengths: Tensor | None
     resets: Tensor | None
+    vectors: Tensor | None = None
+    constants: Tensor | None = None
 
 
 class Results(NamedTuple):
@@ -58,6 +62,8 @@ class Kept(NamedTuple):
     output: Tensor
     cells: Tensor
     saved: Tensor
+    vectors: Tensor | None = None
+    constants: Tensor | None = None
 
 
 class Upstream(NamedTuple):
@@ -75,8 +81,10 @@ class Gradients(NamedTuple):
         x, r: of the gates' input and recurrent parts, `(T, B, D, GATES, H)`, zero past a row's length; one and the same
             tensor where the cell does not split its bias.
         state: of the initial states, like them.
+        vectors: of the vectors, like them, or None.
     """
 
     x: Tensor
     r: Tensor
     state: Tensor
+    vectors: Tensor | None = None

@@ -67,7 +67,7 @@ class Scan:
         """The same through the kernels."""
         results = scan_fwd(self.inputs(), self.cell, config, "ieee", True, True)
         upstream = Upstream(self.dout, self.dfinal, self.dcells)
-        dx, dr, dstate = scan_bwd(upstream, self.kept(results), self.cell, config, "ieee")
+        dx, dr, dstate, _ = scan_bwd(upstream, self.kept(results), self.cell, config, "ieee")
         dbias = dr.sum((0, 1), dtype=torch.promote_types(dr.dtype, torch.float32))
         return [results.output, results.final, results.cells], [dx, dstate, dbias]
 

@@ -104,6 +104,19 @@ def zeroed(rows: Tensor | None, tensors: State) -> State:
     return tensors if rows is None else tuple(t.masked_fill(rows, 0) for t in tensors)
 
 
+def begun(rows: Tensor | None, states: State, cell: Cell) -> State:
+    """The cell's initial values in `rows`, None for none of them."""
+    if rows is None or not cell.initial:
+        return zeroed(rows, states)
+    return tuple(s.masked_fill(rows, value) for s, value in zip(states, cell.initial, strict=True))
+
+
+def given(vectors: Tensor | None, constants: Tensor | None, dtype: torch.dtype) -> tuple[State, State]:
+    """What steps take besides: a direction's vectors, `(H,)` each, and constants for all steps, `(T, B, 1)` each."""
+    own = () if vectors is None else vectors.to(dtype).unbind(0)
+    return own, () if constants is None else constants.to(dtype).unsqueeze(-1).unbind(2)
+
+
 def computed(dtype: torch.dtype) -> torch.dtype:
     """What a dtype is computed in: as in the kernels, 16 bits are for storage."""
     return torch.float32 if dtype.itemsize == 2 else dtype
@@ -111,7 +124,7 @@ def computed(dtype: torch.dtype) -> torch.dtype:
 
 def scan(inputs: Inputs, cell: Cell, save: bool, keep_cells: bool) -> Results:
     """`Backend.scan`; `lengths` of rows that come longest first cost least."""
-    x, weight, bias, state, lengths, resets = inputs
+    x, weight, bias, state, lengths, resets, vectors, constants = inputs
     dtype = x.dtype
     x, weight, state = (tensor.to(computed(dtype)) for tensor in (x, weight, state))
     T, B, D, _, H = x.shape
@@ -124,7 +137,9 @@ def scan(inputs: Inputs, cell: Cell, save: bool, keep_cells: bool) -> Results:
         others, gates = cells[:, :, d] if cells.numel() else None, saved[:, :, d] if saved.numel() else None
         ends = state[:, d].unbind(0), final[:, d].unbind(0)
         own_bias = None if bias is None else bias[d].to(x.dtype)
-        _forward(cell, plan, x[:, :, d], weight[d], own_bias, *ends, (output[:, :, d].unsqueeze(2), others, gates))
+        besides = given(None if vectors is None else vectors[d], constants, x.dtype)
+        kept = (output[:, :, d].unsqueeze(2), others, gates)
+        _forward(cell, plan, x[:, :, d], weight[d], own_bias, *ends, besides, kept)
     return Results(output.to(dtype), final.to(dtype), cells.to(dtype), saved.to(dtype))
 
 
@@ -136,6 +151,7 @@ def _forward(
     bias: Tensor | None,
     initial: State,
     final: State,
+    besides: tuple[State, State],
     kept: tuple[Tensor, Tensor | None, Tensor | None],
 ) -> None:
     """One direction.
@@ -145,6 +161,7 @@ def _forward(
         x: the gates' input part, `(T, B, GATES, H)`.
         weight, bias: `(GATES, H, H)` and `(GATES, H)`, or None.
         initial, final: the states, `(B, H)` each; final ones are written, where they differ from the initial ones.
+        besides: `given`.
         kept: where h, the other states and what backward needs go, `(T, B, COUNT, H)` each, or None.
     """
     G, H, _ = weight.shape
@@ -152,6 +169,7 @@ def _forward(
     # Contiguous, since the product would otherwise pack them anew at every step.
     weights = weight[:outer].reshape(outer * H, H).t().contiguous()
     inner_weights = weight[outer:].reshape(-1, H).t().contiguous()
+    vectors, constants = besides
     empty = tuple(i[:0] for i in initial)
     present_at = None if plan.present is None or plan.sorted else plan.present.unbind(0)
     current: State = ()
@@ -171,10 +189,10 @@ def _forward(
         r_gates = list(zip(*(r[:, :, g].unbind(0) for g in range(outer)), strict=True))
         r_rows = r[:, :, :outer].flatten(2).unbind(0)
         inner_parts = r[:, :, outer:].flatten(2).unbind(0)
-        begun = current[0].shape[0] if current else 0
-        if width > begun:
-            current = tuple(torch.cat((s, s0[begun:width])) for s, s0 in zip(current or empty, initial, strict=True))
-        elif width < begun:
+        before = current[0].shape[0] if current else 0
+        if width > before:
+            current = tuple(torch.cat((s, s0[before:width])) for s, s0 in zip(current or empty, initial, strict=True))
+        elif width < before:
             current = tuple(s[:width] for s in current)
         steps: list[tuple[State, State]] = []
         for t in plan.times(start, stop):
@@ -183,13 +201,15 @@ def _forward(
                 # What was computed for rows that had not begun gives way to their initial state.
                 pairs = zip(current, initial, strict=True)
                 current = tuple(torch.cat((s[:come], s0[come:n], s[n:])) for s, s0 in pairs)
-            previous = zeroed(plan.cut[t, :width] if plan.cut is not None and plan.some_cut[t] else None, current)
+            cut = plan.cut[t, :width] if plan.cut is not None and plan.some_cut[t] else None
+            previous = begun(cut, current, cell)
 
             def inner(v: Tensor, part: Tensor = inner_parts[i]) -> Tensor:
                 return torch.addmm(part, v, inner_weights)
 
             r_rows[i].addmm_(previous[0], weights)
-            now, saved = cell.step(None if x_gates is None else x_gates[i], r_gates[i], previous, inner)
+            own_x = None if x_gates is None else x_gates[i]
+            now, saved = cell.step(own_x, r_gates[i], previous, (*vectors, *(c[t, :width] for c in constants)), inner)
             steps.append((now, saved))
             if present_at is not None:
                 now = tuple(torch.where(present_at[t], y, s) for y, s in zip(now, current, strict=True))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastrnn.backends.aten_scan import BLOCK_ELEMENTS, Plan, computed, plans, zero_past, zeroed
+from fastrnn.backends.aten_scan import BLOCK_ELEMENTS, Plan, begun, computed, given, plans, zero_past, zeroed
 from fastrnn.cells import Cell, State
 from fastrnn.kernels.tensors import Gradients, Kept, Upstream
 
@@ -25,19 +25,24 @@ class _Linear(NamedTuple):
     Attributes:
         dx, dr: of the gates' gradients, `(steps, n, GATES, H)` for each gradient, None where they are zero.
         dstate: of each previous state's gradient, by that state and by gradient: `(steps, n, H)`, or None where zero.
+        dvectors: of the vectors', `(steps, n, VECTORS, H)` for each gradient.
     """
 
     dx: list[Tensor | None]
     dr: list[Tensor | None]
     dstate: list[list[Tensor | None]]
+    dvectors: list[Tensor]
 
 
-def _partials(cell: Cell, saved: State, previous: State, now: State) -> tuple[State, State, State]:
+def _partials(
+    cell: Cell, saved: State, previous: State, now: State, besides: State
+) -> tuple[State, State, State, State]:
     """What `step_backward` gives, along a new leading axis, for each gradient that comes to it as one and the others as
     zero: those of the states, and what the inner gate's product gives back."""
     U = cell.states + cell.inner
     ones = torch.eye(U, dtype=now[0].dtype, device=now[0].device).view(U, U, *(1,) * now[0].dim()).unbind(1)
-    return cell.step_backward(ones[: cell.states], (None,) * cell.saved, saved, previous, now, lambda v: ones[-1])
+    own = ones[: cell.states]
+    return cell.step_backward(own, (None,) * cell.saved, saved, previous, now, besides, lambda v: ones[-1])
 
 
 @functools.lru_cache(maxsize=256)
@@ -49,20 +54,22 @@ def _dependence(cell: Cell) -> tuple[list[bool], list[list[bool]]]:
     def some(count: int) -> State:
         return tuple(torch.randn(count, 100, generator=generator, dtype=torch.float64, device="cpu").unbind(0))
 
-    previous = some(cell.states)
-    now, saved = cell.step(some(cell.gates), some(cell.gates - cell.inner), previous, lambda v: v)
-    _, dr, dstate = _partials(cell, saved, previous, now)
+    previous, besides = some(cell.states), some(cell.vectors + cell.constants)
+    now, saved = cell.step(some(cell.gates), some(cell.gates - cell.inner), previous, besides, lambda v: v)
+    _, dr, dstate, _ = _partials(cell, saved, previous, now, besides)
     gates = torch.stack([d.expand(len(d), 100) for d in dr])
     return gates.any(-1).any(0).tolist(), [d.any(-1).tolist() for d in dstate]
 
 
-def _linear(cell: Cell, saved: State, previous: State, now: State, absent: Tensor | None, hand_on: bool) -> _Linear:
+def _linear(
+    cell: Cell, saved: State, previous: State, now: State, besides: State, absent: Tensor | None, hand_on: bool
+) -> _Linear:
     """The coefficients of some steps, from tensors `(steps, n, H)` and the absent rows, `(steps, n, 1)` or None.
 
     Those give nothing; but if `hand_on`, a gradient that comes to their state goes on as it is, and what the gates get
     is left to be masked.
     """
-    dx, dr, dstate = _partials(cell, saved, previous, now)
+    dx, dr, dstate, dvectors = _partials(cell, saved, previous, now, besides)
     to_gates, to_states = _dependence(cell)
     shape = (len(to_gates), *now[0].shape)
 
@@ -80,7 +87,11 @@ def _linear(cell: Cell, saved: State, previous: State, now: State, absent: Tenso
             own = c if there or same else None
             row.append(own if own is None or absent is None else own.masked_fill(absent, 1 if same else 0))
         handed_on.append(row)
-    return _Linear(joined(dx) if cell.splits_bias else [None] * len(to_gates), joined(dr), handed_on)
+    of_vectors: list[Tensor] = []
+    if dvectors:
+        found = torch.stack([g.expand(shape) for g in dvectors], 3)
+        of_vectors = list((found if absent is None else found.masked_fill_(absent.unsqueeze(2), 0)).unbind(0))
+    return _Linear(joined(dx) if cell.splits_bias else [None] * len(to_gates), joined(dr), handed_on, of_vectors)
 
 
 class _Direction(NamedTuple):
@@ -94,6 +105,8 @@ class _Direction(NamedTuple):
         dfinal, dinitial: the gradients of the final and of the initial states, `(B, H)` each.
         upstream: the gradients of every step's states that come from outside the scan, or None.
         dx, dr: where the gates' gradients go, `(T, B, GATES, H)`.
+        besides: `aten_scan.given`.
+        dvectors: what the vectors' gradients are added to, `(VECTORS, H)`.
     """
 
     weight: Tensor
@@ -105,12 +118,14 @@ class _Direction(NamedTuple):
     upstream: tuple[Tensor | None, ...]
     dx: Tensor
     dr: Tensor
+    besides: tuple[State, State]
+    dvectors: Tensor
 
 
 def scan_backward(upstream: Upstream, kept: Kept, cell: Cell) -> Gradients:
     """`Backend.scan_backward`."""
     dout, dfinal, dcells = upstream
-    weight, state, lengths, resets, output, cells, saved = kept
+    weight, state, lengths, resets, output, cells, saved, vectors, constants = kept
     dtype = output.dtype
     weight, state, output, cells, saved = (t.to(computed(dtype)) for t in (weight, state, output, cells, saved))
     T, B, D, H = output.shape
@@ -119,6 +134,7 @@ def scan_backward(upstream: Upstream, kept: Kept, cell: Cell) -> Gradients:
     dfinal = torch.zeros_like(state) if dfinal is None else dfinal.to(output.dtype)
     directions = plans(output, lengths, resets)
     dstate = torch.zeros_like(state)
+    dvectors = output.new_zeros((D, cell.vectors, H))
     if lengths is not None and directions[0].sorted:
         # A row without steps hands its gradient over as it is; where rows are in no order, it does so step by step.
         dstate = torch.where((lengths == 0).unsqueeze(1), dfinal, dstate)
@@ -137,6 +153,8 @@ def scan_backward(upstream: Upstream, kept: Kept, cell: Cell) -> Gradients:
             ),
             dx[:, :, d],
             dr[:, :, d],
+            given(None if vectors is None else vectors[d], constants, output.dtype),
+            dvectors[d],
         )
         blocks = plan.blocks(BLOCK_ELEMENTS // H)
         carried: State = ()
@@ -144,10 +162,10 @@ def scan_backward(upstream: Upstream, kept: Kept, cell: Cell) -> Gradients:
             carried = _backward(cell, plan, of, start, stop, carried)
         for gradient in (dr[:, :, d], dx[:, :, d])[: 1 + cell.splits_bias]:
             zero_past(gradient, plan, blocks)
-    return Gradients(dx.to(dtype), dr.to(dtype), dstate.to(dtype))
+    return Gradients(dx.to(dtype), dr.to(dtype), dstate.to(dtype), dvectors.to(dtype) if cell.vectors else None)
 
 
-def _previous(plan: Plan, of: _Direction, start: int, stop: int) -> State:
+def _previous(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int) -> State:
     """The states that the steps `start <= t < stop` come from, `(steps, n, H)` each for the n rows of the first."""
     n, shift = plan.rows[start], 2 * plan.direction - 1
     first, last = max(start + shift, 0), min(stop + shift, len(plan.rows))
@@ -159,7 +177,7 @@ def _previous(plan: Plan, of: _Direction, start: int, stop: int) -> State:
         if plan.starts is not None:
             states = torch.where(plan.starts[start:stop, :n], begin, states)
         result.append(states)
-    return zeroed(None if plan.cut is None else plan.cut[start:stop, :n], tuple(result))
+    return begun(None if plan.cut is None else plan.cut[start:stop, :n], tuple(result), cell)
 
 
 def _by_step(tensors: Iterable[Tensor | None], steps: int) -> list[tuple[Tensor | None, ...]]:
@@ -213,7 +231,8 @@ def _backward(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int, car
     here = (slice(start, stop), slice(width))
     absent, hand_on = plan.absent(start, stop), not plan.sorted
     saved, now = (tuple(s[here] for s in tensors) for tensors in (of.saved, of.now))
-    linear = _linear(cell, saved, _previous(plan, of, start, stop), now, absent, hand_on)
+    besides = (*of.besides[0], *(c[here] for c in of.besides[1]))
+    linear = _linear(cell, saved, _previous(cell, plan, of, start, stop), now, besides, absent, hand_on)
     # Where a zero coefficient may meet an infinite gradient.
     masks = absent.unsqueeze(-1).unbind(0) if absent is not None and hand_on else None
     outer = cell.gates - cell.inner
@@ -227,6 +246,8 @@ def _backward(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int, car
     ]
     dstate = list(zip(*(g.unbind(0) for g in gradients), strict=True))
     gradients = [g[1 - d : steps + 1 - d].unsqueeze(2) for g in gradients]
+    wanted = cell.inner and (cell.splits_bias or linear.dvectors)
+    throughs = gradients[0].new_empty((steps, width, 1, H)) if wanted else None
     spread = list(zip(*(g.unbind(0) for g in gradients), strict=True))
     dr_at, rows_at = of.dr[here].unbind(0), of.dr[here][:, :, :outer].flatten(2).unbind(0)
     gates_at = _by_step(linear.dr, steps)
@@ -243,6 +264,8 @@ def _backward(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int, car
             dr_at[i].masked_fill_(masks[i], 0)
         if cell.inner:
             through = dr_at[i][:, outer] @ inner_weights
+            if throughs is not None:
+                throughs[i].copy_(through.unsqueeze(1))
             upstream = (*upstream, through)
             _accumulate(dr_at[i], (through.unsqueeze(1),), gates_at[i][-1:], True)
         if plan.cut is not None and plan.some_cut[t]:
@@ -256,8 +279,11 @@ def _backward(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int, car
             if own.start < own.stop:
                 part = tuple(tuple(None if c is None else c[own] for c in row) for row in coefficients)
                 _hand_on(_rows(places, own), _rows(upstream, own), part, rows[own], weights)
+    come_to = (*gradients, *([] if throughs is None else [throughs]))
+    for g, c in zip(come_to, linear.dvectors, strict=False):
+        of.dvectors.add_((g * c).sum((0, 1)))
     if cell.splits_bias:
-        _accumulate(of.dx[here], tuple(gradients), tuple(linear.dx), False)
+        _accumulate(of.dx[here], come_to, tuple(linear.dx), False)
         if absent is not None and hand_on:
             of.dx[here].masked_fill_(absent.unsqueeze(-1), 0)
     return dstate[steps * d]

@@ -166,17 +166,25 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
+def _besides(vectors: Tensor | None, constants: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """What a cell takes besides, as the kernels read it: constants, times say, not rounded to 16 bits."""
+    if constants is not None:
+        constants = constants.to(torch.promote_types(constants.dtype, torch.float32)).contiguous()
+    return _contiguous(vectors), constants
+
+
 def scan(inputs: Inputs, cell: Cell, schedule: str, save: bool, cells: bool) -> Results:
     """`kernels.triton.launch.scan_fwd` under the launch chosen for these sizes."""
     from fastrnn.kernels.triton.launch import scan_fwd
 
-    x, weight, bias, state, lengths, resets = inputs
+    x, weight, bias, state, lengths, resets, vectors, constants = inputs
     _, B, D, G, H = x.shape
     if state.shape != (cell.states, D, B, H) or weight.shape != (D, G, H, H):
         # The kernels address memory by the sizes of x alone.
         raise RuntimeError(f"state {tuple(state.shape)} and weight {tuple(weight.shape)} do not fit x {tuple(x.shape)}")
     bias, resets = _contiguous(bias), _contiguous(resets)
-    inputs = Inputs(x.contiguous(), weight.contiguous(), bias, state.contiguous(), lengths, resets)
+    besides = _besides(vectors, constants)
+    inputs = Inputs(x.contiguous(), weight.contiguous(), bias, state.contiguous(), lengths, resets, *besides)
     variant = _variant(cell, x.dtype, lengths is not None, resets is not None, bias is not None, save, cells)
     call = functools.partial(scan_fwd, inputs, cell, precision=_precision(), save=save, cells=cells)
     return _launches_of(cell, False, x, schedule).run(call, variant)
@@ -186,8 +194,9 @@ def scan_backward(upstream: Upstream, kept: Kept, cell: Cell, schedule: str) -> 
     """`kernels.triton.launch.scan_bwd` under the launch chosen for these sizes."""
     from fastrnn.kernels.triton.launch import scan_bwd
 
-    weight, state, lengths, resets, output, others, saved = kept
-    kept = Kept(weight.contiguous(), state.contiguous(), lengths, _contiguous(resets), output, others, saved)
+    weight, state, lengths, resets, output, others, saved, vectors, constants = kept
+    of_results = (output, others, saved, *_besides(vectors, constants))
+    kept = Kept(weight.contiguous(), state.contiguous(), lengths, _contiguous(resets), *of_results)
     upstream = Upstream(*map(_contiguous, upstream))
     flags = upstream.output is not None, upstream.cells is not None
     variant = _variant(cell, output.dtype, lengths is not None, resets is not None, *flags)

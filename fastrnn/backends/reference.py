@@ -29,7 +29,7 @@ def cuts(resets: Tensor | None, lengths: Tensor | None, direction: int) -> Tenso
 
 def scan(inputs: Inputs, cell: Cell) -> Results:
     """`Backend.scan`, to be differentiated by autograd: nothing is saved."""
-    x, weight, bias, state, lengths, resets = inputs
+    x, weight, bias, state, lengths, resets, vectors, constants = inputs
     T, B, D, G, H = x.shape
     outer = G - cell.inner
     outputs, finals = [], []
@@ -41,17 +41,18 @@ def scan(inputs: Inputs, cell: Cell) -> Results:
             return r if bias is None else r + bias[d, first:last]
 
         current = tuple(state[:, d])
-        nothing = tuple(torch.zeros_like(s) for s in current)
+        nothing, start = (torch.zeros_like(current[0]),) * cell.states, _start(cell, current[0])
         cut = cuts(resets, lengths, d)
         steps: list[Tensor] = [x] * T
         for t in range(T) if d == 0 else reversed(range(T)):
             if cut is not None:
-                current = _where(cut[t], nothing, current)
+                current = _where(cut[t], start, current)
             r = multiply(current[0], 0, outer)
-            new, _ = cell.step(
+            new = cell.new_state(
                 x[t, :, d].unbind(1),
                 r.unbind(1),
                 current,
+                given_at(t, d, vectors, constants),
                 lambda v: multiply(v, outer, G).squeeze(1),
             )
             shown = new
@@ -67,6 +68,17 @@ def scan(inputs: Inputs, cell: Cell) -> Results:
     return Results(every[:, :, :, 0], torch.stack(finals, 1), every[:, :, :, 1:], x.new_empty(0))
 
 
+def given_at(t: int, d: int, vectors: Tensor | None, constants: Tensor | None) -> tuple[Tensor, ...]:
+    """What a step at t takes besides its parts and states: vectors `(H,)`, constants `(B, 1)`."""
+    own = () if vectors is None else vectors[d].unbind(0)
+    return own if constants is None else (*own, *constants[t].unsqueeze(-1).unbind(1))
+
+
+def _start(cell: Cell, like: Tensor) -> tuple[Tensor, ...]:
+    """The states where a sequence starts."""
+    return tuple(torch.full_like(like, value) for value in cell.initial or (0.0,) * cell.states)
+
+
 def _where(rows: Tensor, yes: tuple[Tensor, ...], no: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(torch.where(rows.unsqueeze(1), y, n) for y, n in zip(yes, no, strict=True))
 
@@ -77,15 +89,16 @@ def scan_backward(upstream: Upstream, kept: Kept, cell: Cell, dsaved: Tensor | N
     `dsaved` is the gradient of what was saved, like it, or None for zero.
     """
     dout, dfinal, dcells = upstream
-    weight, state, lengths, resets, output, cells, saved = kept
+    weight, state, lengths, resets, output, cells, saved, vectors, constants = kept
     T, B, D, H = output.shape
     outer = cell.gates - cell.inner
     zero = output.new_zeros(B, H)
-    nothing = (zero,) * cell.states
+    nothing, start = (zero,) * cell.states, _start(cell, zero)
     per_direction = []
     for d in range(D):
         dstate = nothing if dfinal is None else dfinal[:, d].unbind(0)
         dx, dr = [output] * T, [output] * T
+        dvectors = (zero,) * cell.vectors
         cut = cuts(resets, lengths, d)
 
         def inner(v: Tensor, d: int = d) -> Tensor:
@@ -99,7 +112,7 @@ def scan_backward(upstream: Upstream, kept: Kept, cell: Cell, dsaved: Tensor | N
             elif d == 1 and lengths is not None:
                 before = _where(lengths == t + 1, tuple(state[:, d]), before)
             if cut is not None:
-                before = _where(cut[t], nothing, before)
+                before = _where(cut[t], start, before)
             outside = (
                 zero if dout is None else dout[t, :, d],
                 *(nothing[1:] if dcells is None else dcells[t, :, d].unbind(1)),
@@ -108,14 +121,11 @@ def scan_backward(upstream: Upstream, kept: Kept, cell: Cell, dsaved: Tensor | N
             gates = saved[t, :, d].unbind(1) if cell.saved else ()
             dgates = (None,) * cell.saved if dsaved is None else dsaved[t, :, d].unbind(1)
             now = (output[t, :, d], *cells[t, :, d].unbind(1))
-            dx_t, dr_t, dprevious = cell.step_backward(
-                dnow,
-                dgates,
-                gates,
-                before,
-                now,
-                inner,
-            )
+            given = given_at(t, d, vectors, constants)
+            dx_t, dr_t, dprevious, dgiven = cell.step_backward(dnow, dgates, gates, before, now, given, inner)
+            if lengths is not None:
+                dgiven = _where(t < lengths, dgiven, (zero,) * len(dgiven))
+            dvectors = tuple(a + b for a, b in zip(dvectors, dgiven, strict=True))
             dx[t], dr[t] = torch.stack(dx_t, 1), torch.stack(dr_t, 1)
             if lengths is not None:
                 active = (t < lengths).view(B, 1, 1)
@@ -126,9 +136,11 @@ def scan_backward(upstream: Upstream, kept: Kept, cell: Cell, dsaved: Tensor | N
             if cut is not None:
                 dprevious = _where(cut[t], nothing, dprevious)
             dstate = dprevious if lengths is None else _where(t < lengths, dprevious, dstate)
-        per_direction.append((torch.stack(dx), torch.stack(dr), torch.stack(dstate)))
-    dx_all, dr_all, dstate_all = zip(*per_direction, strict=True)
-    return Gradients(torch.stack(dx_all, 2), torch.stack(dr_all, 2), torch.stack(dstate_all, 1))
+        summed = torch.stack(dvectors).sum(1) if dvectors else zero
+        per_direction.append((torch.stack(dx), torch.stack(dr), torch.stack(dstate), summed))
+    dx_all, dr_all, dstate_all, dvectors_all = zip(*per_direction, strict=True)
+    own = torch.stack(dvectors_all) if cell.vectors else None
+    return Gradients(torch.stack(dx_all, 2), torch.stack(dr_all, 2), torch.stack(dstate_all, 1), own)
 
 
 class _Reference(Backend):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastrnn import tracers
 from fastrnn.backends import aten, handover, packed_cost, persistent, reference, stepwise
-from fastrnn.cells import CELLS, Cell
+from fastrnn.cells import Cell, named
 from fastrnn.scan.problem import Backend, Extras, Problem, Stack
 
 BACKENDS: tuple[Backend, ...] = (persistent.BACKEND, stepwise.BACKEND, aten.BACKEND, reference.BACKEND)
@@ -74,7 +74,7 @@ def _selected(
     """`select(...).name`; whether its own layers do it all; and from which batch on torch's do so all the same.
     Remembered, by plain values: this is on the path of every call, where microseconds count."""
     problem = Problem(
-        CELLS[cell], dtype, device, 0, 0, hidden, directions, layers, projection, grad, packed, lengths, resets, cells,
+        named(cell), dtype, device, 0, 0, hidden, directions, layers, projection, grad, packed, lengths, resets, cells,
         transformed, single, evaluating,
     )  # fmt: skip
     chosen = select(problem, backend)

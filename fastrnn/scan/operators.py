@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fastrnn import tracers
-from fastrnn.cells import CELLS, Cell
+from fastrnn.cells import Cell, named
 from fastrnn.kernels.tensors import Inputs, Kept, Upstream
 from fastrnn.scan import derivatives
 from fastrnn.scan.choice import BY_NAME
@@ -26,31 +26,33 @@ from fastrnn.scan.problem import Backend
 
 _INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor state, Tensor? lengths, Tensor? resets"
 _KEPT = "Tensor weight, Tensor state, Tensor? lengths, Tensor? resets, Tensor output, Tensor cells, Tensor saved"
+# At the end, and with defaults, since programs exported before have the others.
+_BESIDES = "Tensor? vectors=None, Tensor? constants=None"
 _LIBRARY = torch.library.Library("fastrnn", "DEF")
 for _schema in (
     f"scan({_INPUTS}, str cell, str backend, bool save, bool keep_cells)"
     " -> (Tensor output, Tensor final, Tensor cells, Tensor saved)",
     # Results that are reshaped or indexed outside are views to autograd, which users can neither detach in place nor
     # keep without all that lies beside them: hence c apart from h, and the output laid out in here.
-    f"scan_layer({_INPUTS}, str cell, str backend, bool save, bool keep_cells, bool batch_first)"
+    f"scan_layer({_INPUTS}, str cell, str backend, bool save, bool keep_cells, bool batch_first, {_BESIDES})"
     " -> (Tensor output, Tensor h, Tensor c, Tensor cells, Tensor saved)",
-    f"scan_backward(Tensor? dout, Tensor? dfinal, Tensor? dcells, {_KEPT}, str cell, str backend)"
-    " -> (Tensor dx, Tensor dr, Tensor dstate)",
+    f"scan_backward(Tensor? dout, Tensor? dfinal, Tensor? dcells, {_KEPT}, str cell, str backend, {_BESIDES})"
+    " -> (Tensor dx, Tensor dr, Tensor dstate, Tensor dvectors)",
 ):
     _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 
-def _taken(args: tuple[Any, ...]) -> tuple[Inputs, tuple[Any, ...]]:
-    """A forward operator's arguments: the tensors, and the options."""
-    return Inputs(*args[:6]), args[6:]
+def _taken(args: tuple[Any, ...], options: int) -> tuple[Inputs, tuple[Any, ...]]:
+    """A forward operator's arguments: the tensors, and so many options."""
+    return Inputs(*args[:6], *args[6 + options :]), args[6 : 6 + options]
 
 
 def _scan(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    inputs, (cell, backend, save, keep_cells) = _taken(args)
+    inputs, (cell, backend, save, keep_cells) = _taken(args, 4)
     output, h, c, cells, saved = torch.ops.fastrnn.scan_layer(*inputs, cell, backend, save, keep_cells, False)
     T, B, D, _, H = inputs.x.shape
-    final = torch.stack((h, c) if CELLS[cell].states > 1 else (h,))
-    cells = cells.view(T, B, D, CELLS[cell].states - 1, H) if save or keep_cells else cells
+    final = torch.stack((h, c) if named(cell).states > 1 else (h,))
+    cells = cells.view(T, B, D, named(cell).states - 1, H) if save or keep_cells else cells
     return output.view(T, B, D, H), final, cells, saved
 
 
@@ -63,10 +65,11 @@ def _laid_out(rows: Tensor, batch_first: bool) -> Tensor:
 
 
 def _scan_layer(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    inputs, (cell, backend, save, keep_cells, batch_first) = _taken(args)
-    output, final, cells, saved = BY_NAME[backend].scan(inputs, CELLS[cell], save, keep_cells)
-    if CELLS[cell].states > 1:
-        h, c = final[0].clone(), final[1].clone()
+    inputs, (cell, backend, save, keep_cells, batch_first) = _taken(args, 5)
+    output, final, cells, saved = BY_NAME[backend].scan(inputs, named(cell), save, keep_cells)
+    states = named(cell).states
+    if states > 1:
+        h, c = final[0].clone(), (final[1] if states == 2 else final[1:]).clone()
     else:
         h, c = final.resize_(final.shape[1:]), final.new_empty(0)
     if save or keep_cells:
@@ -74,17 +77,21 @@ def _scan_layer(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return _laid_out(output, batch_first), h, c, cells, saved
 
 
-def _scan_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *tensors, cell, backend = args
-    dx, dr, dstate = BY_NAME[backend].scan_backward(Upstream(*tensors[:3]), Kept(*tensors[3:]), CELLS[cell])
+def _scan_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    tensors, (name, backend), besides = args[:10], args[10:12], args[12:]
+    cell = named(name)
+    dx, dr, dstate, dvectors = BY_NAME[backend].scan_backward(
+        Upstream(*tensors[:3]), Kept(*tensors[3:], *besides), cell
+    )
     # An operator's outputs may not be one tensor: where dr is dx, it comes back empty.
-    return dx, dr if CELLS[cell].splits_bias else dr.new_empty(0), dstate
+    nothing = dr.new_empty(0)
+    return dx, dr if cell.splits_bias else nothing, dstate, nothing if dvectors is None else dvectors
 
 
 def _scan_layer_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    (x, _, _, state, _, _), (cell, _, save, keep_cells, batch_first) = _taken(args)
+    (x, _, _, state, *_), (cell, _, save, keep_cells, batch_first) = _taken(args, 5)
     T, B, D, _, H = x.shape
-    counts = CELLS[cell]
+    counts = named(cell)
     output, cells = x.new_empty((T, B, D * H)), x.new_empty((0,))
     if save or keep_cells:
         cells = x.new_empty((T, B, D * (counts.states - 1) * H))
@@ -93,20 +100,22 @@ def _scan_layer_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor
     return (
         output,
         state.new_empty((D, B, H)),
-        state.new_empty((D, B, H) if counts.states > 1 else (0,)),
+        state.new_empty(
+            (0,) if counts.states == 1 else (D, B, H) if counts.states == 2 else (counts.states - 1, D, B, H)
+        ),
         cells,
         x.new_empty((T, B, D, counts.saved, H) if save else (0,)),
     )
 
 
-def _scan_backward_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *tensors, cell, _ = args
-    _, state, _, _, output, _, _ = tensors[3:]
+def _scan_backward_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _, state, _, _, output, _, _ = args[3:10]
     T, B, D, H = output.shape
-    counts = CELLS[cell]
+    counts = named(args[10])
     dx = output.new_empty((T, B, D, counts.gates, H))
     dr = torch.empty_like(dx) if counts.splits_bias else output.new_empty(0)
-    return dx, dr, torch.empty_like(state, memory_format=torch.contiguous_format)
+    dvectors = output.new_empty((D, counts.vectors, H) if counts.vectors else (0,))
+    return dx, dr, torch.empty_like(state, memory_format=torch.contiguous_format), dvectors
 
 
 _LIBRARY.impl("scan", _scan, "CompositeImplicitAutograd")
@@ -140,7 +149,8 @@ def scan(
         states = tuple(final[i].clone() for i in range(cell.states))
         cells = torch.cat(cells.flatten(3).unbind(2), -1) if keep_cells else cells
         return torch.cat(output.unbind(2), -1), states, cells
-    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs[:4])
+    differentiated = (*inputs[:4], inputs.vectors)
+    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in differentiated)
     recorder = tracers.recorder()
     if recorder == tracers.TRACED:
         # What is recorded here may be differentiated later, and torch.jit.trace, which checks what it recorded under
@@ -150,5 +160,8 @@ def scan(
     # mode that watches operators (fake tensors, say), no gradient.
     watched = save or recorder is not None or torch._C._len_torch_dispatch_stack() > 0
     call = torch.ops.fastrnn.scan_layer if watched else _scan_layer
-    output, h, c, cells, _ = call(*inputs, cell.name, backend.name, save, keep_cells, batch_first)
+    besides = inputs[6:] if cell.vectors or cell.constants else ()
+    output, h, c, cells, _ = call(*inputs[:6], cell.name, backend.name, save, keep_cells, batch_first, *besides)
+    if cell.states > 2:
+        return output, (h, *(state.clone() for state in c.unbind(0))), cells
     return output, (h, c) if cell.states > 1 else (h,), cells

@@ -2,7 +2,8 @@
 
 For t in the order opposite to forward's, with R the recurrent weights:
 
-    dh_t = dy_t + direct path from t+1 + R^T dr_{t+1};    dx_t, dr_t, dstate_{t-1} = BWD(dstate_t, saved_t, ...)
+    dh_t = dy_t + direct path from t+1 + R^T dr_{t+1}
+    dx_t, dr_t, dstate_{t-1}, dvectors_t = BWD(dstate_t, saved_t, ...)
 
 What goes through the matmul of each row's first step is left to the launcher: in here it would take one more exchange.
 """
@@ -24,7 +25,17 @@ from fastrnn.kernels.triton.rows import (
     unpack_step,
 )
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE, arrive, wait
-from fastrnn.kernels.triton.tiles import load_tiles, only_if, select, store_exchanged, store_packed, store_tiles, zeros
+from fastrnn.kernels.triton.tiles import (
+    add_tiles,
+    load_tiles,
+    only_if,
+    select,
+    step_given,
+    store_exchanged,
+    store_packed,
+    store_tiles,
+    zeros,
+)
 
 
 @triton.jit(do_not_specialize=["T", "B", "step0", "step1", "batch0"])
@@ -35,11 +46,14 @@ def scan_bwd_kernel(
     state_ptr,  # (STATES, D, B, H): the initial state
     lengths_ptr,  # (B,) int32, or unused
     resets_ptr,  # (T, B) int8: 1 where a sequence starts; or unused
+    vectors_ptr,  # (D, VECTORS, H), or unused
+    constants_ptr,  # (T, B, CONSTANTS), or unused
     h_ptr,  # (T, B, D, H)
     cells_ptr,  # (T, B, D, STATES - 1, H), or unused
     saved_ptr,  # (T, B, D, SAVED, H), or unused
     carry_in_ptr,  # (STATES, D, B, H): gradient of the state after step1 - 1, less what dr[step1] adds
     carry_out_ptr,  # (STATES, D, B, H): gradient of the state before step0, less what dr[step0] adds
+    dvectors_ptr,  # (VECTORS, D, B, H): gradient of the vectors from each row, added to; or unused
     dx_ptr,  # (T, B, D, GATES, H): gradient of the gates' input part; unused where it equals dr
     dr_ptr,  # (T, B, D, GATES, H): gradient of the gates' recurrent part, and what the programs exchange
     counter_ptr,  # (batch tiles * D * COUNTER_STRIDE,) int32 zeros for the barrier, or unused
@@ -52,10 +66,13 @@ def scan_bwd_kernel(
     D: tl.constexpr,
     BWD: tl.constexpr,
     INNER_BWD: tl.constexpr,
+    START: tl.constexpr,
     GATES: tl.constexpr,
     STATES: tl.constexpr,
     SAVED: tl.constexpr,
     INNER: tl.constexpr,
+    VECTORS: tl.constexpr,
+    CONSTANTS: tl.constexpr,
     HAS_DOUT: tl.constexpr,
     HAS_DCELLS: tl.constexpr,
     HAS_LENGTHS: tl.constexpr,
@@ -88,6 +105,7 @@ def scan_bwd_kernel(
     # The transpose of forward's operand: gate g's row k, for unit n, is at weight_ptr + g * H * H + k * H + n.
     weight_ptr += tl.cast(d, tl.int64) * (GATES * H * H)
     weights = load_resident(weight_ptr, offs_h, H, 1, H, GATES, RESIDENT, BLOCK_K, NUM_K, SPLIT)
+    vectors = load_tiles(vectors_ptr + d * (VECTORS * H) + offs_h, H, mask_h, VECTORS, ACC)
     first, length = first_time(lengths_ptr, offs_b, mask_b, d, T, HAS_LENGTHS)
     begin, end = active_steps(length, d, T, step0, step1, HAS_LENGTHS)
     # Of the rows, those to load ahead of the loop for: none where it has no step, and t no place.
@@ -98,6 +116,8 @@ def scan_bwd_kernel(
 
     own = offs_h[None, :]
     dstate = load_tiles(state_pointers(carry_in_ptr, offs_b, d, B, H)[:, None] + own, state_stride, mask, STATES, ACC)
+    dvectors_rows = state_pointers(dvectors_ptr, offs_b, d, B, H)
+    dvectors = load_tiles(dvectors_rows[:, None] + own, state_stride, mask, VECTORS, ACC)
     t = tl.where(d == 0, end - 1, T - end)
     state = load_state(
         h_ptr, cells_ptr, state_ptr, t, offs_b < 0, offs_b, own, ahead_mask, d, B, state_stride, H, D, STATES,
@@ -132,9 +152,10 @@ def scan_bwd_kernel(
         if HAS_RESETS:
             followed = followed & ~cut_next
             cut_next = cut[0]
-            before = select(cut[0][:, None], zeros([BLOCK_B, BLOCK_H], STATES, ACC), state_prev, STATES)
+            before = select(cut[0][:, None], START(tl.zeros([BLOCK_B, BLOCK_H], dtype=ACC)), state_prev, STATES)
         else:
             before = state_prev
+        given = step_given(vectors, constants_ptr, t, offs_b, mask_b & (t < length), B, VECTORS, CONSTANTS, ACC)
 
         if PHASE != "inner":
             if SOLO:
@@ -165,7 +186,7 @@ def scan_bwd_kernel(
 
         if INNER:
             dr_rows = row_pointers(dr_ptr, t, offs_b, d, B, D, GATES * H)
-            dinner = INNER_BWD(dstate, saved, before, state)
+            dinner = INNER_BWD(dstate, saved, before, state, given)
             if HAS_LENGTHS:
                 dinner = tl.where(active, dinner, 0.0)
             if PHASE != "inner":
@@ -187,9 +208,9 @@ def scan_bwd_kernel(
 
         if PHASE != "outer":
             if INNER:
-                dx, dr, dprev = BWD(dstate, saved, before, state, through[0])
+                dx, dr, dprev, dgiven = BWD(dstate, saved, before, state, given, through[0])
             else:
-                dx, dr, dprev = BWD(dstate, saved, before, state)
+                dx, dr, dprev, dgiven = BWD(dstate, saved, before, state, given)
             if HAS_RESETS:
                 dprev = select(cut[0][:, None], zeros([BLOCK_B, BLOCK_H], STATES, ACC), dprev, STATES)
             if HAS_LENGTHS:
@@ -197,7 +218,9 @@ def scan_bwd_kernel(
                 dx = select(active, dx, nothing, GATES)
                 dr = select(active, dr, nothing, GATES)
                 dprev = select(active, dprev, dstate, STATES)
+                dgiven = select(active, dgiven, zeros([BLOCK_B, BLOCK_H], VECTORS, ACC), VECTORS)
             dstate = dprev
+            dvectors = add_tiles(dvectors, dgiven, VECTORS)
             dr_rows = row_pointers(dr_ptr, t, offs_b, d, B, D, GATES * H)
             store_packed(dr_rows[:, None] + own, H, dr, mask, OUTER, True)
             if step > begin:
@@ -207,6 +230,8 @@ def scan_bwd_kernel(
                 store_packed(dx_rows[:, None] + own, H, dx, mask, GATES, False)
         state = state_prev
     store_tiles(state_pointers(carry_out_ptr, offs_b, d, B, H)[:, None] + own, state_stride, dstate, mask, STATES)
+    if PHASE != "outer":
+        store_tiles(dvectors_rows[:, None] + own, state_stride, dvectors, mask, VECTORS)
     if HAS_LENGTHS and PHASE != "outer":
         idle0, idle1 = idle_steps(begin, end, d, step0, step1)
         for step in range(idle0, idle1):

@@ -24,12 +24,13 @@ from triton.runtime.interpreter import InterpretedFunction
 
 from fastrnn.kernels.counts import Counts
 from fastrnn.kernels.plan.configs import LaunchConfig
-from fastrnn.kernels.triton.cells import STEPS
+from fastrnn.kernels.triton import pointwise
+from fastrnn.kernels.triton.cells import steps_of
 
 
 def interpreted() -> bool:
     """Whether Triton runs the kernels in its interpreter, on the CPU."""
-    return isinstance(STEPS["lstm"].fwd, InterpretedFunction)
+    return isinstance(pointwise.sigmoid, InterpretedFunction)
 
 
 def scan_constants(
@@ -48,6 +49,8 @@ def scan_constants(
         "STATES": counts.states,
         "SAVED": counts.saved,
         "INNER": counts.inner,
+        "VECTORS": counts.vectors,
+        "CONSTANTS": counts.constants,
         "SOLO": config.tier == "solo",
         "RESIDENT": config.tier != "streamed",
         "EXCHANGE": config.exchange,
@@ -65,10 +68,10 @@ def scan_constants(
 
 def steps(counts: Counts, backward: bool) -> dict[str, Any]:
     """The cell's jit functions, by the kernel's names for them."""
-    cell = STEPS[counts.name]
+    cell = steps_of(counts)
     if backward:
-        return {"BWD": cell.bwd, "INNER_BWD": cell.inner_bwd}
-    return {"FWD": cell.fwd, "INNER_FWD": cell.inner_fwd}
+        return {"BWD": cell.bwd, "INNER_BWD": cell.inner_bwd, "START": cell.start}
+    return {"FWD": cell.fwd, "INNER_FWD": cell.inner_fwd, "START": cell.start}
 
 
 def phases(counts: Counts, config: LaunchConfig) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 For t in processing order (time order for direction 0, reversed for direction 1), with R the recurrent weights:
 
-    r_t = R h_{t-1} + b;    state_t, saved_t = FWD(x_t, r_t, state_{t-1})
+    r_t = R h_{t-1} + b;    state_t, saved_t = FWD(x_t, r_t, state_{t-1}, ...)
 
 One program owns BLOCK_H hidden units, all gates of them, of BLOCK_B batch rows of one direction: grid (ceil(H /
 BLOCK_H), batch tiles, D). `step0 <= step < step1` are positions in processing order, so the same body serves one launch
@@ -32,6 +32,7 @@ from fastrnn.kernels.triton.tiles import (
     load_tiles,
     only_if,
     select,
+    step_given,
     store_exchanged,
     store_packed,
     store_tiles,
@@ -48,6 +49,8 @@ def scan_fwd_kernel(
     state_ptr,  # (STATES, D, B, H): the initial state
     lengths_ptr,  # (B,) int32, or unused
     resets_ptr,  # (T, B) int8: 1 where a sequence starts; or unused
+    vectors_ptr,  # (D, VECTORS, H), or unused
+    constants_ptr,  # (T, B, CONSTANTS), or unused
     carry_in_ptr,  # (STATES, D, B, H): the state before step0
     carry_out_ptr,  # (STATES, D, B, H): the state after the last step
     h_ptr,  # (T, B, D, H): the output, and what the programs exchange
@@ -65,10 +68,13 @@ def scan_fwd_kernel(
     D: tl.constexpr,
     FWD: tl.constexpr,
     INNER_FWD: tl.constexpr,
+    START: tl.constexpr,
     GATES: tl.constexpr,
     STATES: tl.constexpr,
     SAVED: tl.constexpr,
     INNER: tl.constexpr,
+    VECTORS: tl.constexpr,
+    CONSTANTS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_LENGTHS: tl.constexpr,
     HAS_RESETS: tl.constexpr,
@@ -104,6 +110,7 @@ def scan_fwd_kernel(
     bias = ()
     if HAS_BIAS:
         bias = load_tiles(bias_ptr + d * (GATES * H) + offs_h, H, mask_h, GATES, ACC)
+    vectors = load_tiles(vectors_ptr + d * (VECTORS * H) + offs_h, H, mask_h, VECTORS, ACC)
     first, length = first_time(lengths_ptr, offs_b, mask_b, d, T, HAS_LENGTHS)
     begin, end = active_steps(length, d, T, step0, step1, HAS_LENGTHS)
     # Of the rows, those to load ahead of the loop for: none where it has no step, and t no place.
@@ -129,7 +136,8 @@ def scan_fwd_kernel(
         if HAS_RESETS:
             cut = cut_next
             cut_next = load_cut(resets_ptr, t_next, offs_b, only_if(step + 1 < end, mask_b), length, d, B)
-            state = select(cut[:, None], zeros([BLOCK_B, BLOCK_H], STATES, ACC), state, STATES)
+            state = select(cut[:, None], START(tl.zeros([BLOCK_B, BLOCK_H], dtype=ACC)), state, STATES)
+        given = step_given(vectors, constants_ptr, t, offs_b, mask_b & (t < length), B, VECTORS, CONSTANTS, ACC)
         arrivals = (step - begin) * (1 + INNER) * tl.num_programs(0)
 
         if PHASE == "inner":
@@ -157,7 +165,7 @@ def scan_fwd_kernel(
         if HAS_BIAS and PHASE != "inner":
             r = add_bias(r, bias, OUTER)
         if INNER:
-            operand = INNER_FWD(x, r, state)
+            operand = INNER_FWD(x, r, state, given)
             if SOLO:
                 left = (operand.to(weight_ptr.dtype.element_ty),)
                 product = multiply(
@@ -184,7 +192,7 @@ def scan_fwd_kernel(
             outer_rows = state_pointers(outer_ptr, offs_b, d, B, H)
             store_tiles(outer_rows[:, None] + own, state_stride, r, mask, OUTER)
         else:
-            new, saved = FWD(x, r, state)
+            new, saved = FWD(x, r, state, given)
             if HAS_LENGTHS:
                 active = (t < length)[:, None]
                 shown = select(active, new, zeros([BLOCK_B, BLOCK_H], STATES, ACC), STATES)

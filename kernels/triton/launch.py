@@ -52,6 +52,7 @@ class BackwardBuffers(NamedTuple):
 
     carry_in: Tensor
     carry_out: Tensor
+    dvectors: Tensor | None
     dx: Tensor
     dr: Tensor
     counter: Tensor
@@ -168,7 +169,7 @@ def launch_fwd(
     spill_limit: int | None = None,
 ) -> None:
     """Launch the forward scan on given tensors."""
-    x, weight, bias, state, lengths, resets = inputs
+    x, weight, bias, state, lengths, resets, *_ = inputs
     T, B, D, _, H = x.shape
     order = phases(counts, config)
     outer = x
@@ -183,6 +184,8 @@ def launch_fwd(
         "state_ptr": _aligned(state),
         "lengths_ptr": x if lengths is None else lengths,
         "resets_ptr": _flags(resets, x),
+        "vectors_ptr": x if inputs.vectors is None else inputs.vectors,
+        "constants_ptr": x if inputs.constants is None else inputs.constants,
         "carry_in_ptr": carry_in,
         "carry_out_ptr": carry_out,
         "h_ptr": output,
@@ -215,8 +218,8 @@ def launch_bwd(
 ) -> None:
     """Launch the backward scan on given tensors."""
     dout, _, dcells = upstream
-    weight, state, lengths, resets, output, cells, saved = kept
-    carry_in, carry_out, dx, dr, counter = buffers
+    weight, state, lengths, resets, output, cells, saved, *_ = kept
+    carry_in, carry_out, dvectors, dx, dr, counter = buffers
     T, B, D, H = output.shape
     output = _aligned(output)
     pointers = {
@@ -226,6 +229,9 @@ def launch_bwd(
         "state_ptr": _aligned(state),
         "lengths_ptr": output if lengths is None else lengths,
         "resets_ptr": _flags(resets, output),
+        "vectors_ptr": output if kept.vectors is None else kept.vectors,
+        "constants_ptr": output if kept.constants is None else kept.constants,
+        "dvectors_ptr": carry_in if dvectors is None else dvectors,
         "h_ptr": output,
         "cells_ptr": _aligned(cells),
         "saved_ptr": saved,
@@ -313,6 +319,7 @@ def scan_bwd(
     buffers = BackwardBuffers(
         carry_in,
         torch.empty_like(carry_in) if persistent else carry_in,
+        state.new_zeros((counts.vectors, *state.shape[1:]), dtype=accumulator) if counts.vectors else None,
         torch.empty_like(dr) if counts.splits_bias else dr,
         dr,
         counters(config, B, D, output),
@@ -320,7 +327,10 @@ def scan_bwd(
     launch_bwd(upstream, kept, buffers, counts, config, precision, spill_limit)
     dstate = buffers.carry_out
     dstate[0] += first_step(dr, kept, counts)
-    return Gradients(buffers.dx, dr, dstate.to(state.dtype))
+    dvectors = None
+    if kept.vectors is not None and buffers.dvectors is not None:
+        dvectors = buffers.dvectors.sum(2).transpose(0, 1).to(kept.vectors.dtype)
+    return Gradients(buffers.dx, dr, dstate.to(state.dtype), dvectors)
 
 
 def first_step(dr: Tensor, kept: Kept, counts: Counts) -> Tensor:

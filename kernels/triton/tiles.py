@@ -1,4 +1,4 @@
-"""Tuples of tiles: masked loads and stores, selection between two states, and the activations.
+"""Tuples of tiles: masked loads and stores, selection between two states.
 
 A scan carries its state, its gates and its gradients as tuples of `[BLOCK_B, BLOCK_H]` tiles. Every
 helper here works on one such tuple; `COUNT` entries lie `stride` elements apart in memory.
@@ -142,21 +142,25 @@ def zeros(SHAPE: tl.constexpr, COUNT: tl.constexpr, ACC: tl.constexpr):
 
 
 @triton.jit
-def sigmoid(x):
-    return 1.0 / (1.0 + tl.exp(-x))
+def step_given(
+    vectors, constants_ptr, t, offs_b, mask_b, B, VECTORS: tl.constexpr, CONSTANTS: tl.constexpr, ACC: tl.constexpr
+):
+    """What a step takes besides its parts and states: `vectors`, as `[1, BLOCK_H]`, then the constants of time step t,
+    from a (T, B, CONSTANTS) tensor, as `[BLOCK_B, 1]`."""
+    given = ()
+    for i in tl.static_range(VECTORS):
+        given = given + (vectors[i][None, :],)
+    if CONSTANTS:
+        rows = constants_ptr + (tl.cast(t, tl.int64) * B + offs_b) * CONSTANTS
+        for i in tl.static_range(CONSTANTS):
+            given = given + (tl.load(rows + i, mask=mask_b, other=0.0).to(ACC)[:, None],)
+    return given
 
 
 @triton.jit
-def tanh(x):
-    """tanh to a few float32 units in the last place.
-
-    `(1 - e) / (1 + e)` with `e = exp(-2|x|)` never overflows, but cancels near zero, where the odd Taylor series
-    (error below 6e-8 relative for |x| < 0.2) takes over. Triton has no tanh of its own, and libdevice's does not run
-    in the interpreter.
-    """
-    a = tl.abs(x)
-    e = tl.exp(-2.0 * a)
-    far = (1.0 - e) / (1.0 + e)
-    s = x * x
-    near = x * (1.0 + s * (-1.0 / 3.0 + s * (2.0 / 15.0 + s * (-17.0 / 315.0 + s * (62.0 / 2835.0)))))
-    return tl.where(a < 0.2, near, tl.where(x < 0.0, -far, far))
+def add_tiles(sums, tiles, COUNT: tl.constexpr):
+    """`sums` plus `tiles`, one by one."""
+    out = ()
+    for i in tl.static_range(COUNT):
+        out = out + (sums[i] + tiles[i],)
+    return out

@@ -1,0 +1,124 @@
+"""What a step cannot be, found by running it once: said with what was found, and the line where."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastrnn.derive.operators import OPERATORS
+
+if TYPE_CHECKING:
+    from fastrnn.derive.signature import Signature
+
+_POINTWISE = (
+    "A step is made of pointwise operators: + - * / and powers, comparisons, torch.where, maximum, minimum, clamp, "
+    "abs, sign, exp, log, sqrt and their kin, sigmoid, tanh, relu and the other activations of torch.nn.functional, "
+    "sin, cos, erf"
+)
+_HINTS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("rand", "bernoulli", "normal", "dropout", "multinomial"),
+     "it draws random numbers: draw them before, and pass them as a constant of each row and step (constants=)"),
+    (("sum", "mean", "amax", "amin", "max", "min", "argmax", "norm", "softmax", "var", "std", "prod", "cumsum",
+      "native_layer_norm", "logsumexp"),
+     "it combines units, which programs hold apart: a step has no reductions"),
+    (("mm", "addmm", "bmm", "matmul", "linear", "dot", "mv"),
+     "it is a product of matrices: W_hh h is in r; for a gate that multiplies something else, declare inner=1"),
+    (("copy_",), "it writes in place to what the step was given: return new tensors"),
+    (("cat", "stack", "split", "chunk", "select", "slice", "index", "gather", "roll", "flip", "permute", "transpose",
+      "narrow", "unbind"),
+     "it moves numbers from unit to unit, or between tensors: gates and states come as tuples, and go as one"),
+)  # fmt: skip
+
+
+class _ReadError(Exception):
+    """A step looked at a number."""
+
+
+class Watched(TorchDispatchMode):
+    """A step's one run on numbers: which operator was called from which line."""
+
+    def __init__(self, step: Callable[..., Any], of: Signature) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
+        self.step, self.of = step, of
+        self.name = getattr(step, "__qualname__", repr(step))
+        self.file = inspect.getsourcefile(step) if inspect.isroutine(step) else None
+        self.lines: dict[str, str] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__.split(".")[0]
+        self.lines.setdefault(name, self.line())
+        if name in ("_local_scalar_dense", "is_nonzero", "item"):
+            raise _ReadError
+        return func(*args, **(kwargs or {}))
+
+    def line(self, stack: traceback.StackSummary | None = None) -> str:
+        """Where in the step's file this is, as ` in line N: text`; empty where that is not known."""
+        for frame in reversed(traceback.extract_stack() if stack is None else stack):
+            if frame.filename == self.file:
+                return f" in line {frame.lineno}: {frame.line}"
+        return ""
+
+    def run(self) -> None:
+        """Run the step, and check what it gives."""
+        from fastrnn.derive.tracing import Product, called
+
+        of = self.of
+
+        def some(count: int) -> list[Tensor]:
+            return [torch.rand(2, 3, dtype=torch.float64) + 0.5 for _ in range(count)]
+
+        x, r, state = some(of.gates), some(of.gates), some(of.states)
+        vectors, constants = some(len(of.vectors)), some(len(of.constants))
+        inner = Product(r[-1])
+        given = [*x, *r, *state, *vectors, *constants]
+        before = [t._version for t in given]
+        with self, torch.no_grad():
+            try:
+                new = called(self.step, of, x, r[: of.gates - of.inner], state, vectors, constants, inner)
+            except _ReadError:
+                at = self.lines.get("_local_scalar_dense", "")
+                raise ValueError(
+                    f"{self.name} takes a number out of a tensor{at}, as a Python branch on a value "
+                    "does: torch.where(condition, a, b) chooses unit by unit"
+                ) from None
+            except Exception as error:
+                where = self.line(traceback.extract_tb(error.__traceback__))
+                raise type(error)(
+                    f"{self.name} could not be run with {of.gates} gates and {of.states} states{where} ({error})"
+                ) from error
+        if [t._version for t in given] != before:
+            at = self.lines.get("copy_", "") or next((v for k, v in self.lines.items() if k.endswith("_")), "")
+            raise ValueError(f"{self.name} writes in place to what it was given{at}. Return new tensors")
+        if len(new) != of.states or not all(isinstance(s, Tensor) for s in new):
+            found = ", ".join(type(s).__name__ for s in new)
+            raise ValueError(f"{self.name} should return {of.states} states, a tensor each, got ({found})")
+        if any(s.shape != x[0].shape for s in new):
+            shapes = ", ".join(str(tuple(s.shape)) for s in new)
+            raise ValueError(f"{self.name} should return states shaped like its gates, {tuple(x[0].shape)}: {shapes}")
+        if len(inner.operands) != of.inner:
+            raise ValueError(f"{self.name} should call inner() {of.inner} times, called it {len(inner.operands)} times")
+
+    def captured(self, tensor: Tensor) -> ValueError:
+        return ValueError(
+            f"{self.name} uses a tensor of shape {tuple(tensor.shape)} that it was not given. What it needs is passed "
+            "explicitly: a trained vector by vectors=, a number of each row and step by constants="
+        )
+
+
+def unknown(node: Node, watched: Watched) -> ValueError:
+    """The error for an operator that no kernel has."""
+    name = node.target.__name__.split(".")[0]  # type: ignore[union-attr]  # an operator's overload
+    made_of = node.meta.get("original_aten")
+    called = name if made_of is None else str(made_of.name()).split("::")[-1].split(".")[0]
+    where = next((watched.lines[n] for n in (name, called) if n in watched.lines), "")
+    hint = next((text for names, text in _HINTS if name in names or any(name.startswith(n + "_") for n in names)), "")
+    known = ", ".join(OPERATORS)
+    reason = hint or f"there is no kernel for it. {_POINTWISE} ({known})"
+    return ValueError(f"{watched.name} calls {called}{where}: {reason}")

@@ -1,0 +1,205 @@
+"""A derived step as source: in Triton, for the kernels, and in torch, for the scan in torch's operators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from fastrnn.derive.expressions import Expression, Value, in_order
+from fastrnn.derive.operators import OPERATORS
+from fastrnn.derive.signature import Signature
+from fastrnn.derive.tracing import Joint
+
+# What has the shape of a whole tile, by name.
+_WHOLE = frozenset({"x", "r", "state", "dstate", "through", "dsaved"})
+_Names = dict[Expression, str]
+
+
+def is_additive(joint: Joint, of: Signature) -> bool:
+    """Whether a gate's input part and its recurrent part only ever come as their sum: then so do their biases."""
+    roots = [*joint.state, *([] if joint.operand is None else [joint.operand])]
+    sums = set(_sums(joint, of))
+    parts = {node: set() for s in sums for node in s.operands}  # type: ignore[var-annotated]  # of expressions
+    for node in in_order(roots):
+        for arg in node.operands:
+            if arg.name in ("x", "r"):
+                parts.setdefault(arg, set()).add(node)
+    return len(sums) == of.gates and all(users <= sums for users in parts.values())
+
+
+def _sums(joint: Joint, of: Signature) -> list[Expression]:
+    """The sum of the two parts of each gate."""
+    build, own = joint.builder.build, joint.builder.input
+    sums = [build("add", own("x", g), own("r", g)) for g in range(of.gates)]
+    return [s for s in sums if isinstance(s, Expression)]
+
+
+class _Body:
+    """The lines of a function, as they come to be needed.
+
+    `names` are of what it is given. A root that is no whole tile is spread over one, `like`.
+    """
+
+    def __init__(self, language: str, names: _Names, like: str) -> None:
+        self.language, self.names, self.like = language, dict(names), like
+        self.lines: list[str] = []
+        self.uses_dtype = False
+
+    def text(self, value: Value) -> str:
+        return self.names[value] if isinstance(value, Expression) else repr(value)
+
+    def add(self, roots: Iterable[Value]) -> list[str]:
+        """What `roots` are called, after lines that compute them."""
+        roots = list(roots)
+        for node in _missing(roots, self.names):
+            self.names[node] = f"v{len(self.lines)}"
+            self.lines.append(f"{self.names[node]} = {self._line(node)}")
+        return [self._spread(root) for root in roots]
+
+    def _line(self, node: Expression) -> str:
+        args = [self.text(a) for a in node.args]
+        if node.operator == "where" and not any(isinstance(a, Expression) for a in node.args[1:]):
+            args[1] = self._full(args[1])  # two literals alone would have no dtype
+        operator = OPERATORS[node.operator]
+        line = (operator.triton if self.language == "triton" else operator.torch).format(*args)
+        self.uses_dtype |= "dtype" in line
+        return line
+
+    def _full(self, literal: str) -> str:
+        if self.language == "triton":
+            return f"tl.zeros_like({self.like})" + ("" if float(literal) == 0 else f" + {literal}")
+        return f"torch.full_like({self.like}, {literal})"
+
+    def _spread(self, root: Value) -> str:
+        if not isinstance(root, Expression):
+            return self._full(repr(root))
+        if any(node.name in _WHOLE or node.name == "saved" for node in in_order([root])):
+            return self.text(root)
+        return f"{self.text(root)} + {self._full('0.0')}"
+
+    def function(self, header: str, results: str) -> str:
+        dtype = [f"dtype = {self.like}.dtype"] if self.uses_dtype else []
+        return "\n".join([header, *(f"    {line}" for line in (*dtype, *self.lines, f"return {results}"))]) + "\n"
+
+
+def _missing(roots: Iterable[Value], names: _Names) -> Iterable[Expression]:
+    """What is to be computed for `roots`, in order, where `names` are there already."""
+    seen = set(names)
+
+    def visit(node: Expression) -> Iterable[Expression]:
+        if node in seen:
+            return
+        seen.add(node)
+        for arg in node.operands:
+            yield from visit(arg)
+        yield node
+
+    for root in roots:
+        if isinstance(root, Expression):
+            yield from visit(root)
+
+
+def _tuple(values: Sequence[str]) -> str:
+    return "(" + ", ".join(values) + ("," if len(values) == 1 else "") + ")"
+
+
+class Sources:
+    """A derived step's functions, in one language."""
+
+    def __init__(self, joint: Joint, saved: Sequence[Expression], of: Signature, additive: bool) -> None:
+        self.joint, self.saved, self.of, self.additive = joint, tuple(saved), of, additive
+        self.initial = of.initial or (0.0,) * of.states
+
+    def _named(self, name: str, text: str, count: int) -> _Names:
+        return {self.joint.builder.input(name, i): f"{text}[{i}]" for i in range(count)}
+
+    def _given(self) -> _Names:
+        """Vectors and constants, which come as one tuple."""
+        vectors, constants = len(self.of.vectors), len(self.of.constants)
+        names = self._named("vectors", "given", vectors)
+        return names | {self.joint.builder.input("constants", i): f"given[{vectors + i}]" for i in range(constants)}
+
+    def _forward_names(self) -> _Names:
+        of = self.of
+        names = self._named("r", "r", of.gates) | self._named("state", "state", of.states) | self._given()
+        return names | self._named("x", "x", of.gates)
+
+    def _backward_names(self, dsaved: bool = False) -> _Names:
+        of, joint = self.of, self.joint
+        names = {node: f"saved[{i}]" for i, node in enumerate(self.saved)}
+        for i, node in enumerate(joint.state):
+            if isinstance(node, Expression):
+                names.setdefault(node, f"state[{i}]")
+        names |= self._named("state", "state_prev", of.states) | self._named("dstate", "dstate", of.states)
+        if dsaved:
+            names |= self._named("dsaved", "dsaved", len(self.saved))
+        return names | self._given()
+
+    def triton(self, name: str) -> str:
+        """`{name}_fwd`, `_bwd` and `_start`; for an inner gate `{name}_inner_fwd` and `_inner_bwd`."""
+        joint, of = self.joint, self.of
+        functions = []
+        if joint.operand is not None:
+            body = _Body("triton", self._forward_names(), "state[0]")
+            (operand,) = body.add([joint.operand])
+            functions.append(body.function(f"@triton.jit\ndef {name}_inner_fwd(x, r, state, given):", operand))
+        body = _Body("triton", self._forward_names(), "state[0]")
+        new, kept = body.add(joint.state), body.add(self.saved)
+        results = f"{_tuple(new)}, {_tuple(kept)}"
+        functions.append(body.function(f"@triton.jit\ndef {name}_fwd(x, r, state, given):", results))
+        starts = ", ".join("zero" if v == 0 else f"zero + {v!r}" for v in self.initial)
+        comma = "," if of.states == 1 else ""
+        functions.append(f"@triton.jit\ndef {name}_start(zero):\n    return ({starts}{comma})\n")
+        arguments = "dstate, saved, state_prev, state, given"
+        if of.inner:
+            body = _Body("triton", self._backward_names(), "dstate[0]")
+            (dinner,) = body.add([joint.dr[-1]])
+            functions.append(body.function(f"@triton.jit\ndef {name}_inner_bwd({arguments}):", dinner))
+            arguments += ", through"
+        names = self._backward_names()
+        if of.inner:
+            names[joint.builder.input("through", 0)] = "through"
+        body = _Body("triton", names, "dstate[0]")
+        results = ", ".join(_tuple(body.add(g)) for g in (joint.dx, joint.dr, joint.dstate, joint.dvectors))
+        functions.append(body.function(f"@triton.jit\ndef {name}_bwd({arguments}):", results))
+        return "\n\n".join(functions)
+
+    def torch(self, name: str, again: Joint | None) -> str:
+        """`{name}_forward` and `{name}_backward`; for an inner gate `{name}_operand`; and, if there is a gradient
+        `again` of what is saved, `{name}_backward_with_saved`."""
+        functions = [self._torch_forward(name), self._torch_backward(f"{name}_backward", self.joint, False)]
+        if again is not None:
+            functions.append(self._torch_backward(f"{name}_backward_with_saved", again, True))
+        if self.joint.operand is not None:
+            body = _Body("torch", self._backward_names(), "state[0]")
+            (operand,) = body.add([self.joint.operand])
+            functions.append(body.function(f"def {name}_operand(saved, state_prev, state, given):", operand))
+        return "\n\n".join(functions)
+
+    def _torch_forward(self, name: str) -> str:
+        joint, of = self.joint, self.of
+        outer = of.gates - of.inner
+        names = self._forward_names()
+        body = _Body("torch", names, "state[0]")
+        if self.additive:
+            for g, node in enumerate(_sums(joint, of)):
+                body.names[node] = f"a{g}"
+            for g in range(outer):
+                body.lines.append(f"a{g} = r[{g}] if x is None else x[{g}] + r[{g}]")
+        if joint.operand is not None:
+            (operand,) = body.add([joint.operand])
+            body.lines.append(f"q = inner({operand})")
+            body.names[joint.builder.input("r", outer)] = "q"
+            if self.additive:
+                body.lines.append(f"a{outer} = q if x is None else x[{outer}] + q")
+        new, kept = body.add(joint.state), body.add(self.saved)
+        return body.function(f"def {name}_forward(x, r, state, given, inner):", f"{_tuple(new)}, {_tuple(kept)}")
+
+    def _torch_backward(self, name: str, joint: Joint, dsaved: bool) -> str:
+        body = _Body("torch", self._backward_names(dsaved), "dstate[0]")
+        if self.of.inner:
+            (dinner,) = body.add([joint.dr[-1]])
+            body.lines.append(f"through = inner({dinner})")
+            body.names[joint.builder.input("through", 0)] = "through"
+        results = ", ".join(_tuple(body.add(g)) for g in (joint.dx, joint.dr, joint.dstate, joint.dvectors))
+        arguments = "dstate, dsaved, saved, state_prev, state, given, inner"
+        return body.function(f"def {name}({arguments}):", results)

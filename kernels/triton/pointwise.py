@@ -1,0 +1,61 @@
+"""What a step is made of that Triton has no operator for, or none that treats NaN and small numbers as torch does."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def sigmoid(x):
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def tanh(x):
+    """tanh to a few float32 units in the last place.
+
+    `(1 - e) / (1 + e)` with `e = exp(-2|x|)` never overflows, but cancels near zero, where the odd Taylor series
+    (error below 6e-8 relative for |x| < 0.2) takes over. Triton has no tanh of its own, and libdevice's does not run
+    in the interpreter.
+    """
+    a = tl.abs(x)
+    e = tl.exp(-2.0 * a)
+    far = (1.0 - e) / (1.0 + e)
+    s = x * x
+    near = x * (1.0 + s * (-1.0 / 3.0 + s * (2.0 / 15.0 + s * (-17.0 / 315.0 + s * (62.0 / 2835.0)))))
+    return tl.where(a < 0.2, near, tl.where(x < 0.0, -far, far))
+
+
+@triton.jit
+def relu(x):
+    # Not tl.maximum, which drops NaN.
+    return tl.where(x < 0.0, 0.0, x)
+
+
+@triton.jit
+def maximum(a, b):
+    return tl.where((a > b) | (a != a), a, b)
+
+
+@triton.jit
+def minimum(a, b):
+    return tl.where((a < b) | (a != a), a, b)
+
+
+@triton.jit
+def sign(x):
+    return tl.where(x > 0.0, 1.0, tl.where(x < 0.0, -1.0, x * 0.0))
+
+
+@triton.jit
+def log1p(x):
+    """log(1 + x), with what rounding took from the sum given back (Kahan; Higham, Accuracy and Stability, 1.14)."""
+    u = 1.0 + x
+    return tl.where(u == 1.0, x, tl.log(u) * (x / (u - 1.0)))
+
+
+@triton.jit
+def expm1(x):
+    """exp(x) - 1, by the same means."""
+    u = tl.exp(x)
+    middle = (u - 1.0) * (x / tl.log(u))
+    return tl.where(u == 1.0, x, tl.where((u == 0.0) | (u > 1e30), u - 1.0, middle))
