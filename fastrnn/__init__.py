@@ -12,15 +12,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastrnn.cells.define import cell
     from fastrnn.interop.conversion import convert, revert
     from fastrnn.interop.warmup import warmup
     from fastrnn.layers.cells import GRUCell, LSTMCell, RNNCell
     from fastrnn.layers.checks import debug
+    from fastrnn.layers.recurrent import SLSTM, Recurrent
     from fastrnn.layers.rnn import GRU, LSTM, RNN
     from fastrnn.scan.choice import explain
 
 __version__ = "0.1.0"
-__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "convert", "debug", "explain", "revert", "warmup"]
+__all__ = [
+    "GRU", "LSTM", "RNN", "SLSTM", "GRUCell", "LSTMCell", "RNNCell", "Recurrent", "cell", "convert", "debug", "explain",
+    "revert", "warmup",
+]  # fmt: skip
 
 _HOMES = {
     "GRU": "fastrnn.layers.rnn",
@@ -29,6 +34,9 @@ _HOMES = {
     "GRUCell": "fastrnn.layers.cells",
     "LSTMCell": "fastrnn.layers.cells",
     "RNNCell": "fastrnn.layers.cells",
+    "Recurrent": "fastrnn.layers.recurrent",
+    "SLSTM": "fastrnn.layers.recurrent",
+    "cell": "fastrnn.cells.define",
     "convert": "fastrnn.interop.conversion",
     "debug": "fastrnn.layers.checks",
     "explain": "fastrnn.scan.choice",

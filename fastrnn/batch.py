@@ -84,11 +84,13 @@ class Batch:
         sizes: the batch sizes of a PackedSequence, where nodes of a graph are to run over one; else None.
         lengths, resets: as the scan takes them.
         batch_first: whether the last scan is to lay out its results so, since the caller wants that.
+        constants: what the cell takes for each row and step, `(T, B, CONSTANTS)`, or None.
         time, batch: T and B.
     """
 
     sizes: Tensor | None = None
     batch_first = False
+    constants: Tensor | None = None
 
     def __init__(self, input: Tensor, lengths: Tensor | None, resets: Tensor | None, time: int, batch: int) -> None:
         self.input, self.lengths, self.resets, self.time, self.batch = input, lengths, resets, time, batch
@@ -112,6 +114,21 @@ class Batch:
                 multiplies all of them in the time in which it would pick some out.
             recorded: whether something records, which would keep what was looked at.
         """
+        batch = Batch._of(input, batch_sizes, extras, batch_first, node, on_host, recorded)
+        if extras.constants is not None:
+            batch.constants = _without_past(batch.in_order(extras.constants), batch.lengths)
+        return batch
+
+    @staticmethod
+    def _of(
+        input: Tensor,
+        batch_sizes: Tensor | None,
+        extras: Extras,
+        batch_first: bool,
+        node: bool,
+        on_host: bool,
+        recorded: bool,
+    ) -> Batch:
         lengths, resets = extras.lengths, extras.resets
         if batch_first:
             input = input.transpose(0, 1)
@@ -126,9 +143,13 @@ class Batch:
         batch.batch_first = batch_first
         return batch
 
+    def in_order(self, rows: Tensor) -> Tensor:
+        """A `(COUNT, B, N)` tensor in the order of this batch's rows."""
+        return rows
+
     def states(self, hx: States) -> States:
         """The initial states of this batch's rows."""
-        return hx
+        return tuple(map(self.in_order, hx))
 
     def pad(self, data: Tensor) -> Tensor:
         """A layer's rows as `(T, B, N)`."""
@@ -197,8 +218,8 @@ class _InOrder(Batch):
     order: Tensor
     _to_batch_first: bool
 
-    def states(self, hx: States) -> States:
-        return tuple(h.index_select(1, self.order) for h in hx)
+    def in_order(self, rows: Tensor) -> Tensor:
+        return rows.index_select(1, self.order)
 
     def _unsorted(self, output: Tensor, states: States, cells: Tensor | None, back: Tensor) -> Restored:
         cells = None if cells is None else cells.index_select(1, back)

@@ -85,7 +85,9 @@ def _layer(
     projection = [w.hr for w in weights if w.hr is not None]
     if not projection:
         weight_hh = _stack([w.hh for w in weights], G, H, H)
-        output, final, cells = operators.scan(Inputs(x, weight_hh, bias_hh, torch.stack(state), *masks), *options)
+        vectors = _stack([torch.stack(w.vectors) for w in weights], cell.vectors, H) if cell.vectors else None
+        inputs = Inputs(x, weight_hh, bias_hh, torch.stack(state), *masks, vectors, batch.constants)
+        output, final, cells = operators.scan(inputs, *options)
         return batch.pack(output), final, cells
 
     weight_hh = _stack([w.hh @ w.hr for w in weights if w.hr is not None], G, H, H)
@@ -143,6 +145,8 @@ def _needs_grad(weights: Sequence[Tensor | None], hx: Sequence[Tensor], input: T
 def _projection(flat_weights: Sequence[Tensor], stack: Stack) -> int:
     """`proj_size`, from how many weights there are."""
     projected = stack.num_layers * (2 if stack.bidirectional else 1) * (3 + 2 * stack.has_bias)
+    if stack.cell.vectors:  # of cells of torch.nn's alone
+        return 0
     return tracers.number(flat_weights[-1].shape[0]) if len(flat_weights) == projected else 0
 
 
@@ -247,7 +251,7 @@ def _through(
     D = 2 if stack.bidirectional else 1
     rows, cells = batch.input, None
     finals: list[tuple[Tensor, ...]] = []
-    for i, weights in enumerate(grouped(flat_weights, stack.num_layers, D)):
+    for i, weights in enumerate(grouped(flat_weights, stack.num_layers, D, stack.cell.vectors)):
         state = tuple(h[i * D : (i + 1) * D] for h in hx)
         last = i + 1 == stack.num_layers
         if as_nodes:
@@ -281,7 +285,7 @@ def _check_step(cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weig
 
 def step_problem(cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights) -> Problem:
     """What `step` is asked with these arguments, as backends see it, with B left open."""
-    flat = [w for w in weights if w is not None]
+    flat = [w for w in weights[:5] if w is not None]
     states = tuple(h.unsqueeze(0) for h in hx)
     stack = Stack(cell, weights.bias_ih is not None, 1, 0.0, True, False)
     return problem_of(stack, input.unsqueeze(0), states, flat)
@@ -302,17 +306,17 @@ def step(
         dtype = _autocast_dtype(input)
         if dtype is not None:
             hx = tuple(h.to(dtype) for h in hx)
-            weights = Weights(*(None if w is None else w.to(dtype) for w in weights))  # type: ignore[arg-type]  # ih and hh are there
+            weights = Weights(*(None if w is None else w.to(dtype) for w in weights[:5]))  # type: ignore[arg-type]  # ih and hh are there
             with torch.autocast(input.device.type, enabled=False):
                 return step(cell, input.to(dtype), hx, weights, backend, False, recorder)
-    grad = torch.is_grad_enabled() and _needs_grad(weights, hx, input)
+    grad = torch.is_grad_enabled() and _needs_grad(weights[:5], hx, input)
     hidden = weights.hh.shape[1]
     if recorder == tracers.TRACED:
         hidden = tracers.number(hidden)
     chosen, whole = choose_step(backend, cell, input, hidden, grad, recorder)
     if not (whole and checked):
         _check_step(cell, input, hx, weights)
-        check_tensors(input, hx, [w for w in weights if w is not None])
+        check_tensors(input, hx, [w for w in weights[:5] if w is not None])
     if whole or (recorder is not None and tracers.in_onnx_export()):
         return (chosen if whole else BY_NAME["aten"]).step(cell, input, hx, weights)
     rows = input.unsqueeze(0)

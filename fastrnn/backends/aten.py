@@ -53,7 +53,7 @@ class Aten(Backend):
 
     def lacks(self, problem: Problem) -> str | None:
         if problem.cell.mode not in MODES:
-            return "the textbook GRU"
+            return "the textbook GRU" if problem.cell.mode == "GRU_TEXTBOOK" else f"the cell {problem.cell.mode}"
         if problem.resets:
             return "resets"
         if problem.cells:
@@ -89,7 +89,7 @@ class Aten(Backend):
         return output, tuple(final)
 
     def step(self, cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
-        ih, hh, bias_ih, bias_hh, _ = weights
+        ih, hh, bias_ih, bias_hh, *_ = weights
         function = _CELL_FUNCTIONS[cell.mode]
         if cell.states > 1:
             states: tuple[Tensor, ...] = function(input, hx, ih, hh, bias_ih, bias_hh)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastrnn.cells.builtin import CELLS
+from fastrnn.cells.catalogue import CATALOGUE
 from fastrnn.cells.cell import Cell
 from fastrnn.derive.derived import derive
 from fastrnn.derive.operators import POINTWISE
@@ -35,7 +36,7 @@ TABLE: dict[str, dict[str, Any]] = {
 
 def every() -> list[Cell]:
     """The cells of this package."""
-    return list(CELLS.values())
+    return [*CELLS.values(), *CATALOGUE.values()]
 
 
 def files() -> dict[str, str]:

@@ -45,6 +45,8 @@ def _check(cell: Cell, extras: Extras, older: bool) -> None:
         lacking = "return_cells=True: export a model that calls a cell step by step, for a fixed number of steps"
     elif older and extras.lengths is not None:
         lacking = "lengths= by the exporter of TorchScript: leave dynamo=False out, or pass a PackedSequence"
+    elif cell.mode not in {"LSTM", "GRU", "GRU_TEXTBOOK", "RNN_TANH", "RNN_RELU"}:
+        lacking = f"the cell {cell.mode}: of recurrent cells ONNX has the LSTM, the GRU and the RNN"
     elif older and cell.mode not in aten.MODES:
         lacking = "a GRU with reset_after=False by the exporter of TorchScript: leave dynamo=False out"
     if lacking is not None:

@@ -150,7 +150,12 @@ class Layers(nn.RNNBase):
         return input, hx, None
 
     def _extras(
-        self, input: Tensor | PackedSequence, lengths: Tensor | None, resets: Tensor | None, cells: bool
+        self,
+        input: Tensor | PackedSequence,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        cells: bool,
+        constants: dict[str, Any] | None = None,
     ) -> Extras:
         """Check what torch.nn has no argument for; `input` was checked before."""
         if lengths is None and resets is None:
@@ -178,22 +183,28 @@ class Layers(nn.RNNBase):
         """Run the layers over a sequence; arguments and results as in the class's documentation."""
         if isinstance(input, torch.fx.Proxy):
             return fx_leaf(self, input, hx, lengths=lengths, resets=resets)
-        output, final, _ = self._forward(input, hx, lengths, resets, False)
+        output, final, _ = self._forward(input, hx, lengths, resets, False, {})
         return output, final
 
     def _forward(
-        self, input: Tensor | PackedSequence, hx: Any, lengths: Tensor | None, resets: Tensor | None, keep_cells: bool
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        keep_cells: bool,
+        constants: dict[str, Any],
     ) -> tuple[Any, Any, Any]:
         if isinstance(input, PackedSequence) and torch.compiler.is_compiling():
             refuse_packed()
             if torch.compiler.is_dynamo_compiling():
                 from fastrnn.graphs.uncompiled import packed_forward
 
-                packed: tuple[Any, Any, Any] = packed_forward(self, input, hx, lengths, resets, keep_cells)
+                packed: tuple[Any, Any, Any] = packed_forward(self, input, hx, lengths, resets, keep_cells, constants)
                 return packed
         data, hx, batch_sizes = self._prepare(input, hx)
-        plain = lengths is None and resets is None and not keep_cells
-        extras = NO_EXTRAS if plain else self._extras(input, lengths, resets, keep_cells)
+        plain = lengths is None and resets is None and not keep_cells and not self._cell().constants
+        extras = NO_EXTRAS if plain and not constants else self._extras(input, lengths, resets, keep_cells, constants)
         output, states, cells = stack.run(
             self._stack(), data, self._states(hx), self._weights(), batch_sizes, extras, self.backend,
             self.batch_first and batch_sizes is None,

@@ -86,6 +86,36 @@ def checked_lengths(lengths: Tensor, time: int, batch: int | None, device: torch
     return moved(lengths.int(), device)
 
 
+def checked_constants(value: Tensor, name: str, input: Tensor, batch_first: bool) -> Tensor:
+    """A constant of each row and step as the scan takes it: `(T, B)`, on the input's device.
+
+    Args:
+        value: as the caller gave it, laid out like the input's batch and time axes.
+        name: the keyword it was given by.
+        input: the input, batched or not.
+        batch_first: whether the batch axis comes first.
+
+    Raises:
+        TypeError: not a tensor of numbers.
+        ValueError: another shape than the input's, or one that a gradient is to go to.
+    """
+    if not isinstance(value, Tensor) or value.is_complex():
+        given = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} should be a tensor of numbers, one of each row and step, got {given}")
+    expected = tuple(input.shape[:-1])
+    if tuple(value.shape) != expected:
+        raise ValueError(f"{name} should have the input's time and batch axes, {expected}, got {tuple(value.shape)}")
+    if value.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} is a constant, and gets no gradient: pass {name}.detach()")
+    if not value.is_floating_point():
+        value = value.to(torch.promote_types(input.dtype, torch.float32))
+    if len(expected) == 1:
+        value = value.unsqueeze(1)
+    elif batch_first:
+        value = value.t()
+    return moved(value, input.device)
+
+
 def checked_resets(resets: Tensor, time: int, batch: int | None, batch_first: bool, device: torch.device) -> Tensor:
     """`resets` as the scan takes them: `(T, B)` bool, on `device`.
 

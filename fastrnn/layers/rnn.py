@@ -84,7 +84,7 @@ class LSTM(Layers):
         """Run the layers over a sequence; arguments and results as in the class's documentation."""
         if isinstance(input, torch.fx.Proxy):
             return fx_leaf(self, input, hx, lengths=lengths, resets=resets, return_cells=return_cells)
-        results = self._forward(input, hx, lengths, resets, return_cells)
+        results = self._forward(input, hx, lengths, resets, return_cells, {})
         return results if return_cells else results[:2]
 
     def _states(self, hx: Any) -> tuple[Tensor, ...]:

@@ -49,7 +49,7 @@ def _taken(args: tuple[Any, ...], options: int) -> tuple[Inputs, tuple[Any, ...]
 
 def _scan(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     inputs, (cell, backend, save, keep_cells) = _taken(args, 4)
-    output, h, c, cells, saved = torch.ops.fastrnn.scan_layer(*inputs, cell, backend, save, keep_cells, False)
+    output, h, c, cells, saved = torch.ops.fastrnn.scan_layer(*inputs[:6], cell, backend, save, keep_cells, False)
     T, B, D, _, H = inputs.x.shape
     final = torch.stack((h, c) if named(cell).states > 1 else (h,))
     cells = cells.view(T, B, D, named(cell).states - 1, H) if save or keep_cells else cells

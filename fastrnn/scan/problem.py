@@ -21,6 +21,7 @@ class Weights(NamedTuple):
         hh: `(GATES * H, H)`, or `(GATES * H, P)` with projection.
         bias_ih, bias_hh: `(GATES * H,)` or None.
         hr: `(P, H)` or None.
+        vectors: what the cell takes for each unit, `(H,)` each.
     """
 
     ih: Tensor
@@ -28,17 +29,20 @@ class Weights(NamedTuple):
     bias_ih: Tensor | None
     bias_hh: Tensor | None
     hr: Tensor | None
+    vectors: tuple[Tensor, ...] = ()
 
 
-def grouped(flat_weights: Sequence[Tensor], layers: int, directions: int) -> list[list[Weights]]:
-    """torch.nn's flat list of weights as `[layer][direction]`."""
+def grouped(flat_weights: Sequence[Tensor], layers: int, directions: int, vectors: int = 0) -> list[list[Weights]]:
+    """torch.nn's flat list of weights, those of each direction followed by so many vectors, as `[layer][direction]`."""
     width = len(flat_weights) // (layers * directions)
-    has_bias, projected = width >= 4, width % 2 == 1
+    plain = width - vectors
+    has_bias, projected = plain >= 4, plain % 2 == 1
     groups = []
     for start in range(0, len(flat_weights), width):
-        weights = flat_weights[start : start + width]
+        weights, own = flat_weights[start : start + plain], tuple(flat_weights[start + plain : start + width])
         biases = weights[2:4] if has_bias else (None, None)
-        groups.append(Weights(weights[0], weights[1], biases[0], biases[1], weights[-1] if projected else None))
+        hr = weights[-1] if projected else None
+        groups.append(Weights(weights[0], weights[1], biases[0], biases[1], hr, own))
     return [groups[i : i + directions] for i in range(0, len(groups), directions)]
 
 
@@ -60,11 +64,13 @@ class Extras(NamedTuple):
         lengths: `(B,)` int32 in [0, T], or None.
         resets: `(T, B)` bool, or None.
         cells: whether the last layer's states other than h are wanted for every step.
+        constants: what the cell takes for each row and step, `(T, B, CONSTANTS)`, or None.
     """
 
     lengths: Tensor | None = None
     resets: Tensor | None = None
     cells: bool = False
+    constants: Tensor | None = None
 
 
 NO_EXTRAS = Extras()

@@ -34,6 +34,7 @@ from fastrnn.kernels.triton.tiles import (
     store_exchanged,
     store_packed,
     store_tiles,
+    within,
     zeros,
 )
 
@@ -161,7 +162,7 @@ def scan_bwd_kernel(
             if SOLO:
                 left = ()
                 for g in tl.static_range(OUTER):
-                    left = left + (dr[g].to(weight_ptr.dtype.element_ty),)
+                    left = left + (within(dr[g], mask_h, H, BLOCK_H).to(weight_ptr.dtype.element_ty),)
                 dh = multiply(
                     left, weights[:OUTER], zeros([BLOCK_B, BLOCK_H], 1, ACC), OUTER, OUTER, 1, PRECISION, OPERAND
                 )
@@ -194,7 +195,7 @@ def scan_bwd_kernel(
                 arrive(counter_ptr, EXCHANGE)
             if PHASE != "outer":
                 if SOLO:
-                    left = (dinner.to(weight_ptr.dtype.element_ty),)
+                    left = (within(dinner, mask_h, H, BLOCK_H).to(weight_ptr.dtype.element_ty),)
                     through = multiply(
                         left, weights[OUTER:], zeros([BLOCK_B, BLOCK_H], 1, ACC), INNER, INNER, 1, PRECISION, OPERAND
                     )

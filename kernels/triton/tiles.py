@@ -116,6 +116,15 @@ def only_if(condition, mask):
 
 
 @triton.jit
+def within(tile, mask_h, H: tl.constexpr, BLOCK_H: tl.constexpr):
+    """`tile`, zero in the lanes past H: what a step makes of no unit at all, 0 / 0 say, must not meet the weights."""
+    if H == BLOCK_H:
+        return tile
+    else:
+        return tl.where(mask_h[None, :], tile, 0.0)
+
+
+@triton.jit
 def select(mask, yes, no, COUNT: tl.constexpr):
     """`yes` where `mask`, else `no`, tile by tile."""
     out = ()

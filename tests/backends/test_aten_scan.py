@@ -94,7 +94,7 @@ def test_an_infinite_gradient_stays_in_its_row_and_its_episode(name: str, length
     dout, dfinal = torch.randn_like(output), torch.randn_like(final)
     expected = aten_scan_backward.scan_backward(Upstream(dout, dfinal, None), kept, cell)
     dfinal[:, :, 0] = float("inf")
-    dx, _, _ = aten_scan_backward.scan_backward(Upstream(dout, dfinal, None), kept, cell)
+    dx, *_ = aten_scan_backward.scan_backward(Upstream(dout, dfinal, None), kept, cell)
     torch.testing.assert_close(dx[:, 1:], expected[0][:, 1:])
     torch.testing.assert_close(dx[0, 0, 0], expected[0][0, 0, 0])  # before the reset, in the direction that ends after
     if given is not None:

