@@ -23,7 +23,7 @@ from fastrnn.graphs import node, onnx
 from fastrnn.kernels.tensors import Inputs
 from fastrnn.scan import operators
 from fastrnn.scan.choice import BY_NAME, NODE, ONNX, WHOLE, choose, choose_step
-from fastrnn.scan.problem import NO_EXTRAS, Backend, Extras, Problem, Stack, Weights, grouped
+from fastrnn.scan.problem import NO_EXTRAS, Backend, Extras, Problem, Stack, Weights, grouped, without_vectors
 
 
 def check_tensors(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
@@ -60,6 +60,7 @@ def _layer(
     rows: Tensor,
     state: tuple[Tensor, ...],
     weights: list[Weights],
+    vectors: list[Tensor],
     batch: Batch,
     keep_cells: bool,
     backend: Backend,
@@ -85,8 +86,8 @@ def _layer(
     projection = [w.hr for w in weights if w.hr is not None]
     if not projection:
         weight_hh = _stack([w.hh for w in weights], G, H, H)
-        vectors = _stack([torch.stack(w.vectors) for w in weights], cell.vectors, H) if cell.vectors else None
-        inputs = Inputs(x, weight_hh, bias_hh, torch.stack(state), *masks, vectors, batch.constants)
+        own = torch.stack(vectors).reshape(D, -1, H) if vectors else None
+        inputs = Inputs(x, weight_hh, bias_hh, torch.stack(state), *masks, own, batch.constants)
         output, final, cells = operators.scan(inputs, *options)
         return batch.pack(output), final, cells
 
@@ -251,14 +252,15 @@ def _through(
     D = 2 if stack.bidirectional else 1
     rows, cells = batch.input, None
     finals: list[tuple[Tensor, ...]] = []
-    for i, weights in enumerate(grouped(flat_weights, stack.num_layers, D, stack.cell.vectors)):
+    flat_weights, vectors = without_vectors(flat_weights, stack.num_layers, D, stack.cell.vectors)
+    for i, weights in enumerate(grouped(flat_weights, stack.num_layers, D)):
         state = tuple(h[i * D : (i + 1) * D] for h in hx)
         last = i + 1 == stack.num_layers
         if as_nodes:
             rows, final = node.aten_layer(stack.cell, rows, batch.sizes, state, weights)
         else:
             asked = (keep_cells and last, backend, batch.batch_first and last)
-            rows, final, cells = _layer(stack.cell, rows, state, weights, batch, *asked)
+            rows, final, cells = _layer(stack.cell, rows, state, weights, vectors[i], batch, *asked)
         finals.append(final)
         if stack.dropout and stack.training and not last:
             rows = batch.dropped(rows, stack.dropout)
@@ -285,7 +287,7 @@ def _check_step(cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weig
 
 def step_problem(cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights) -> Problem:
     """What `step` is asked with these arguments, as backends see it, with B left open."""
-    flat = [w for w in weights[:5] if w is not None]
+    flat = [w for w in weights if w is not None]
     states = tuple(h.unsqueeze(0) for h in hx)
     stack = Stack(cell, weights.bias_ih is not None, 1, 0.0, True, False)
     return problem_of(stack, input.unsqueeze(0), states, flat)
@@ -306,22 +308,22 @@ def step(
         dtype = _autocast_dtype(input)
         if dtype is not None:
             hx = tuple(h.to(dtype) for h in hx)
-            weights = Weights(*(None if w is None else w.to(dtype) for w in weights[:5]))  # type: ignore[arg-type]  # ih and hh are there
+            weights = Weights(*(None if w is None else w.to(dtype) for w in weights))  # type: ignore[arg-type]  # ih and hh are there
             with torch.autocast(input.device.type, enabled=False):
                 return step(cell, input.to(dtype), hx, weights, backend, False, recorder)
-    grad = torch.is_grad_enabled() and _needs_grad(weights[:5], hx, input)
+    grad = torch.is_grad_enabled() and _needs_grad(weights, hx, input)
     hidden = weights.hh.shape[1]
     if recorder == tracers.TRACED:
         hidden = tracers.number(hidden)
     chosen, whole = choose_step(backend, cell, input, hidden, grad, recorder)
     if not (whole and checked):
         _check_step(cell, input, hx, weights)
-        check_tensors(input, hx, [w for w in weights[:5] if w is not None])
+        check_tensors(input, hx, [w for w in weights if w is not None])
     if whole or (recorder is not None and tracers.in_onnx_export()):
         return (chosen if whole else BY_NAME["aten"]).step(cell, input, hx, weights)
     rows = input.unsqueeze(0)
     batch = Batch(rows, None, None, *rows.shape[:2])
     states = tuple(h.unsqueeze(0) for h in hx)
-    _, final, _ = _layer(cell, rows, states, [weights], batch, False, chosen, False)
+    _, final, _ = _layer(cell, rows, states, [weights], [], batch, False, chosen, False)
     # In place: a view could not be detached in place.
     return tuple(h.squeeze_(0) for h in final)

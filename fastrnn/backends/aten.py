@@ -89,7 +89,7 @@ class Aten(Backend):
         return output, tuple(final)
 
     def step(self, cell: Cell, input: Tensor, hx: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
-        ih, hh, bias_ih, bias_hh, *_ = weights
+        ih, hh, bias_ih, bias_hh, _ = weights
         function = _CELL_FUNCTIONS[cell.mode]
         if cell.states > 1:
             states: tuple[Tensor, ...] = function(input, hx, ih, hh, bias_ih, bias_hh)

@@ -21,7 +21,6 @@ class Weights(NamedTuple):
         hh: `(GATES * H, H)`, or `(GATES * H, P)` with projection.
         bias_ih, bias_hh: `(GATES * H,)` or None.
         hr: `(P, H)` or None.
-        vectors: what the cell takes for each unit, `(H,)` each.
     """
 
     ih: Tensor
@@ -29,21 +28,35 @@ class Weights(NamedTuple):
     bias_ih: Tensor | None
     bias_hh: Tensor | None
     hr: Tensor | None
-    vectors: tuple[Tensor, ...] = ()
 
 
-def grouped(flat_weights: Sequence[Tensor], layers: int, directions: int, vectors: int = 0) -> list[list[Weights]]:
-    """torch.nn's flat list of weights, those of each direction followed by so many vectors, as `[layer][direction]`."""
+def grouped(flat_weights: Sequence[Tensor], layers: int, directions: int) -> list[list[Weights]]:
+    """torch.nn's flat list of weights as `[layer][direction]`."""
     width = len(flat_weights) // (layers * directions)
-    plain = width - vectors
-    has_bias, projected = plain >= 4, plain % 2 == 1
+    has_bias, projected = width >= 4, width % 2 == 1
     groups = []
     for start in range(0, len(flat_weights), width):
-        weights, own = flat_weights[start : start + plain], tuple(flat_weights[start + plain : start + width])
+        weights = flat_weights[start : start + width]
         biases = weights[2:4] if has_bias else (None, None)
-        hr = weights[-1] if projected else None
-        groups.append(Weights(weights[0], weights[1], biases[0], biases[1], hr, own))
+        groups.append(Weights(weights[0], weights[1], biases[0], biases[1], weights[-1] if projected else None))
     return [groups[i : i + directions] for i in range(0, len(groups), directions)]
+
+
+def without_vectors(
+    flat_weights: Sequence[Tensor], layers: int, directions: int, count: int
+) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """A flat list of weights, those of each direction followed by `count` vectors `(H,)` that its cell takes, as torch.nn
+    has it, and those vectors: all of each layer, direction by direction."""
+    if not count:
+        return list(flat_weights), [[]] * layers
+    width = len(flat_weights) // (layers * directions)
+    own: list[list[Tensor]] = [[] for _ in range(layers)]
+    plain: list[Tensor] = []
+    for i, start in enumerate(range(0, len(flat_weights), width)):
+        stop = start + width
+        plain.extend(flat_weights[start : stop - count])
+        own[i // directions].extend(flat_weights[stop - count : stop])
+    return plain, own
 
 
 class Stack(NamedTuple):
