@@ -33,7 +33,7 @@ class Plan(NamedTuple):
         present: the rows that a step concerns; None where each concerns all.
         sorted: whether `rows` says it all.
         starts: rows that come from the initial state, as well as those of the first step; None for no others.
-        cut: rows that come from zero state, None for none anywhere; `some_cut` has the steps at which there are any.
+        cut: rows that start a sequence, None for none anywhere; `some_cut` has the steps at which there are any.
     """
 
     direction: int
@@ -69,6 +69,10 @@ class Plan(NamedTuple):
     def come(self, t: int) -> int:
         """How many of the rows of step t come from another step, and not from the initial state."""
         return self._next(t) if self.direction else self.rows[t] if t else 0
+
+    def cut_at(self, t: int, n: int) -> Tensor | None:
+        """Of the first n rows, those that come to step t from where a sequence starts, `(n, 1)`; None for none."""
+        return None if self.cut is None or not self.some_cut[t] else self.cut[t, :n]
 
     def go_on(self, t: int) -> int:
         """How many of the rows of step t another step follows."""
@@ -151,7 +155,7 @@ def _forward(
     bias: Tensor | None,
     initial: State,
     final: State,
-    besides: tuple[State, State],
+    given_all: tuple[State, State],
     kept: tuple[Tensor, Tensor | None, Tensor | None],
 ) -> None:
     """One direction.
@@ -161,7 +165,7 @@ def _forward(
         x: the gates' input part, `(T, B, GATES, H)`.
         weight, bias: `(GATES, H, H)` and `(GATES, H)`, or None.
         initial, final: the states, `(B, H)` each; final ones are written, where they differ from the initial ones.
-        besides: `given`.
+        given_all: `given`.
         kept: where h, the other states and what backward needs go, `(T, B, COUNT, H)` each, or None.
     """
     G, H, _ = weight.shape
@@ -169,7 +173,7 @@ def _forward(
     # Contiguous, since the product would otherwise pack them anew at every step.
     weights = weight[:outer].reshape(outer * H, H).t().contiguous()
     inner_weights = weight[outer:].reshape(-1, H).t().contiguous()
-    vectors, constants = besides
+    vectors, constants = given_all
     empty = tuple(i[:0] for i in initial)
     present_at = None if plan.present is None or plan.sorted else plan.present.unbind(0)
     current: State = ()
@@ -201,15 +205,14 @@ def _forward(
                 # What was computed for rows that had not begun gives way to their initial state.
                 pairs = zip(current, initial, strict=True)
                 current = tuple(torch.cat((s[:come], s0[come:n], s[n:])) for s, s0 in pairs)
-            cut = plan.cut[t, :width] if plan.cut is not None and plan.some_cut[t] else None
-            previous = begun(cut, current, cell)
+            previous = begun(plan.cut_at(t, width), current, cell)
 
             def inner(v: Tensor, part: Tensor = inner_parts[i]) -> Tensor:
                 return torch.addmm(part, v, inner_weights)
 
             r_rows[i].addmm_(previous[0], weights)
-            own_x = None if x_gates is None else x_gates[i]
-            now, saved = cell.step(own_x, r_gates[i], previous, (*vectors, *(c[t, :width] for c in constants)), inner)
+            besides = (*vectors, *(c[t, :width] for c in constants))
+            now, saved = cell.step(None if x_gates is None else x_gates[i], r_gates[i], previous, besides, inner)
             steps.append((now, saved))
             if present_at is not None:
                 now = tuple(torch.where(present_at[t], y, s) for y, s in zip(now, current, strict=True))

@@ -110,7 +110,7 @@ def _is(value: Value, number: float) -> bool:
 
 def _computed(operator: str, args: tuple[Value, ...]) -> Literal:
     """The value of an operator on literals, by torch's operator of the name."""
-    given = [a if isinstance(a, bool) else torch.tensor(a, dtype=torch.float64) for a in args]
+    given = [torch.tensor(a, dtype=torch.bool if isinstance(a, bool) else torch.float64) for a in args]
     result = evaluate(operator, *given)
     return bool(result) if result.dtype == torch.bool else float(result)
 

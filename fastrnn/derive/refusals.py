@@ -5,17 +5,16 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastrnn.derive.calling import Product, called
 from fastrnn.derive.operators import OPERATORS
-
-if TYPE_CHECKING:
-    from fastrnn.derive.signature import Signature
+from fastrnn.derive.signature import Signature
 
 _POINTWISE = (
     "A step is made of pointwise operators: + - * / and powers, comparisons, torch.where, maximum, minimum, clamp, "
@@ -23,18 +22,24 @@ _POINTWISE = (
     "sin, cos, erf"
 )
 _HINTS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("rand", "bernoulli", "normal", "dropout", "multinomial"),
+    (("rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "bernoulli", "normal", "uniform",
+      "dropout", "native_dropout", "multinomial", "exponential", "poisson", "randperm"),
      "it draws random numbers: draw them before, and pass them as a constant of each row and step (constants=)"),
-    (("sum", "mean", "amax", "amin", "max", "min", "argmax", "norm", "softmax", "var", "std", "prod", "cumsum",
-      "native_layer_norm", "logsumexp"),
+    (("sum", "mean", "amax", "amin", "max", "min", "argmax", "argmin", "norm", "linalg_vector_norm", "softmax",
+      "_softmax", "_log_softmax", "var", "var_mean", "std", "prod", "cumsum", "cumprod", "native_layer_norm", "native_batch_norm",
+      "native_group_norm", "logsumexp", "sort", "topk"),
      "it combines units, which programs hold apart: a step has no reductions"),
-    (("mm", "addmm", "bmm", "matmul", "linear", "dot", "mv"),
+    (("mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "dot", "mv", "addmv"),
      "it is a product of matrices: W_hh h is in r; for a gate that multiplies something else, declare inner=1"),
-    (("copy_",), "it writes in place to what the step was given: return new tensors"),
     (("cat", "stack", "split", "chunk", "select", "slice", "index", "gather", "roll", "flip", "permute", "transpose",
       "narrow", "unbind"),
      "it moves numbers from unit to unit, or between tensors: gates and states come as tuples, and go as one"),
 )  # fmt: skip
+
+
+def _hint(name: str) -> str:
+    """What to do instead of calling an operator of this name; empty where it may be fine."""
+    return next((text for names, text in _HINTS if name in names or name.rstrip("_") in names), "")
 
 
 class _ReadError(Exception):
@@ -67,8 +72,6 @@ class Watched(TorchDispatchMode):
 
     def run(self) -> None:
         """Run the step, and check what it gives."""
-        from fastrnn.derive.tracing import Product, called
-
         of = self.of
 
         def some(count: int) -> list[Tensor]:
@@ -93,6 +96,10 @@ class Watched(TorchDispatchMode):
                 raise type(error)(
                     f"{self.name} could not be run with {of.gates} gates and {of.states} states{where} ({error})"
                 ) from error
+        for called_name, where in self.lines.items():
+            hint = _hint(called_name)
+            if hint:
+                raise ValueError(f"{self.name} calls {called_name}{where}: {hint}")
         if [t._version for t in given] != before:
             at = self.lines.get("copy_", "") or next((v for k, v in self.lines.items() if k.endswith("_")), "")
             raise ValueError(f"{self.name} writes in place to what it was given{at}. Return new tensors")
@@ -118,7 +125,5 @@ def unknown(node: Node, watched: Watched) -> ValueError:
     made_of = node.meta.get("original_aten")
     called = name if made_of is None else str(made_of.name()).split("::")[-1].split(".")[0]
     where = next((watched.lines[n] for n in (name, called) if n in watched.lines), "")
-    hint = next((text for names, text in _HINTS if name in names or any(name.startswith(n + "_") for n in names)), "")
     known = ", ".join(OPERATORS)
-    reason = hint or f"there is no kernel for it. {_POINTWISE} ({known})"
-    return ValueError(f"{watched.name} calls {called}{where}: {reason}")
+    return ValueError(f"{watched.name} calls {called}{where}: there is no kernel for it. {_POINTWISE} ({known})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from fastrnn.derive.expressions import Expression, Value, in_order
@@ -33,6 +34,11 @@ def _sums(joint: Joint, of: Signature) -> list[Expression]:
     return [s for s in sums if isinstance(s, Expression)]
 
 
+def _literal(value: float) -> str:
+    """As both languages read it."""
+    return repr(value) if math.isfinite(value) else f'float("{value}")'
+
+
 class _Body:
     """The lines of a function, as they come to be needed.
 
@@ -45,7 +51,7 @@ class _Body:
         self.uses_dtype = False
 
     def text(self, value: Value) -> str:
-        return self.names[value] if isinstance(value, Expression) else repr(value)
+        return self.names[value] if isinstance(value, Expression) else _literal(value)
 
     def add(self, roots: Iterable[Value]) -> list[str]:
         """What `roots` are called, after lines that compute them."""
@@ -66,12 +72,12 @@ class _Body:
 
     def _full(self, literal: str) -> str:
         if self.language == "triton":
-            return f"tl.zeros_like({self.like})" + ("" if float(literal) == 0 else f" + {literal}")
+            return f"tl.zeros_like({self.like})" + ("" if literal == "0.0" else f" + {literal}")
         return f"torch.full_like({self.like}, {literal})"
 
     def _spread(self, root: Value) -> str:
         if not isinstance(root, Expression):
-            return self._full(repr(root))
+            return self._full(_literal(root))
         if any(node.name in _WHOLE or node.name == "saved" for node in in_order([root])):
             return self.text(root)
         return f"{self.text(root)} + {self._full('0.0')}"

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from fastrnn.derive.calling import Product, called
 from fastrnn.derive.expressions import Builder, Expression, Value, in_order
 from fastrnn.derive.operators import OPERATORS, evaluate
 from fastrnn.derive.refusals import Watched, unknown
@@ -51,30 +52,6 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
         _ATEN.sigmoid_backward.default: lambda g, y: g * y * (1 - y),
         _ATEN.tanh_backward.default: lambda g, y: g * (1 - y * y),
     }
-
-
-class Product:
-    """`inner` while a step is traced: it keeps what it is called with, and gives a product that is an input."""
-
-    def __init__(self, product: Tensor) -> None:
-        self.product = product
-        self.operands: list[Tensor] = []
-
-    def __call__(self, operand: Tensor) -> Tensor:
-        self.operands.append(operand)
-        return self.product
-
-
-def called(
-    step: Callable[..., Any], of: Signature, x: Sequence[Any], r: Sequence[Any], state: Sequence[Any],
-    vectors: Sequence[Any], constants: Sequence[Any], inner: Callable[[Any], Any],
-) -> tuple[Any, ...]:  # fmt: skip
-    """The new states that `step` gives, as a tuple."""
-    others = dict(zip(of.vectors, vectors, strict=True)) | dict(zip(of.constants, constants, strict=True))
-    if of.inner:
-        others["inner"] = inner
-    result = step(tuple(x), tuple(r), tuple(state), **others)
-    return (result,) if isinstance(result, Tensor) else tuple(result)
 
 
 def trace(step: Callable[..., Any], of: Signature) -> Joint:
@@ -200,6 +177,8 @@ def _expression(builder: Builder, node: Node, args: list[Any], watched: Watched)
             return found
     if name not in OPERATORS or any(not isinstance(a, (Expression, int, float)) for a in args):
         raise unknown(node, watched)
+    if name.startswith("logical_"):
+        args = [a if _is_boolean(a) or isinstance(a, bool) else build("ne", a, 0.0) for a in args]
     numeric = name in ("add", "sub", "mul", "div", "where")
     values = [build("number", a) if numeric and i >= (name == "where") and _is_boolean(a) else a
               for i, a in enumerate(args)]  # fmt: skip

@@ -45,8 +45,8 @@ def grouped(flat_weights: Sequence[Tensor], layers: int, directions: int) -> lis
 def without_vectors(
     flat_weights: Sequence[Tensor], layers: int, directions: int, count: int
 ) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """A flat list of weights, those of each direction followed by `count` vectors `(H,)` that its cell takes, as torch.nn
-    has it, and those vectors: all of each layer, direction by direction."""
+    """A flat list of weights, those of each direction followed by `count` vectors `(H,)` that its cell takes, as
+    torch.nn has it, and those vectors: all of each layer, direction by direction."""
     if not count:
         return list(flat_weights), [[]] * layers
     width = len(flat_weights) // (layers * directions)

@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import literal
 import pytest
+import random_cells
 import torch
-from cells import literal, random_cells
-from fastrnn.catalogue_draft import CATALOGUE
 from torch import Tensor, nn
 
+from fastrnn.cells import CATALOGUE, CELLS, Cell
+
+EVERY = {**CELLS, **CATALOGUE}
 State = tuple[Tensor, ...]
 T, B, N, H = 6, 5, 3, 4
 LENGTHS = torch.tensor([6, 0, 4, 1, 5])
@@ -24,6 +27,12 @@ RESETS = torch.tensor(
 MASKS = {"none": (None, None), "lengths": (LENGTHS, None), "resets": (None, RESETS), "both": (LENGTHS, RESETS)}
 # Both sides are float64 and differ by the order of sums alone; the sLSTM's literal form goes through exp(m) and back.
 TOLERANCE = 1e-11
+
+
+def options_of(cell: Cell) -> dict[str, Any]:
+    """What it was declared with, of what is not there by default."""
+    options = {"gates": cell.gates, "states": cell.states, "inner": cell.inner}
+    return options | {"vectors": cell.vector_names, "constants": cell.constant_names}
 
 
 def drawn(options: Mapping[str, Any], heads: int = 1, bias: bool = True) -> tuple[dict[str, Tensor], State]:
@@ -90,9 +99,9 @@ def assert_close(ours: tuple[Tensor, State, list[State]], theirs: tuple[Tensor, 
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_catalogue_is_the_papers(name: str, reverse: bool, mask: str) -> None:
-    options = CATALOGUE[name].__dict__["options"]
+    options = options_of(EVERY[name])
     lengths, resets = MASKS[mask]
     for heads, bias, initial in ((1, True, None), (2, False, None), (H, True, (0.5, -0.25, 1.0, 0.125))):
         params, hx = drawn(options, heads, bias)
@@ -109,10 +118,10 @@ def test_the_catalogue_is_the_papers(name: str, reverse: bool, mask: str) -> Non
         }
         x = torch.randn(T, B, N, dtype=torch.float64)
         expected = literal.run(name, x, params, hx, **arguments)
-        assert_close(looped(CATALOGUE[name], options, x, params, hx, **arguments), expected)
+        assert_close(looped(EVERY[name], options, x, params, hx, **arguments), expected)
         zeros = tuple(torch.zeros_like(h) for h in hx)
         expected = literal.run(name, x, params, zeros, **arguments)
-        assert_close(looped(CATALOGUE[name], options, x, params, zeros, **arguments), expected)
+        assert_close(looped(EVERY[name], options, x, params, zeros, **arguments), expected)
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
@@ -121,7 +130,7 @@ def test_literal_is_torchs_layer(name: str, reverse: bool) -> None:
     options = {"nonlinearity": name.removeprefix("rnn_")} if name.startswith("rnn") else {}
     layer = getattr(nn, {"lstm": "LSTM", "gru": "GRU"}.get(name, "RNN"))(N, H, dtype=torch.float64, **options)
     params = {key.removesuffix("_l0"): value for key, value in layer.named_parameters()}
-    _, hx = drawn(CATALOGUE[name].__dict__["options"])
+    _, hx = drawn(options_of(EVERY[name]))
     x = torch.randn(T, B, N, dtype=torch.float64)
     given = tuple(h[None] for h in hx)
     output, final = layer(x.flip(0) if reverse else x, given if len(given) > 1 else given[0])
