@@ -60,11 +60,12 @@ class LSTM(Layers):
         device: Any = None,
         dtype: Any = None,
         *,
+        heads: int = 1,
         backend: str = "auto",
     ) -> None:
         super().__init__(
             "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device,
-            dtype, backend=backend,
+            dtype, heads=heads, backend=backend,
         )  # fmt: skip
 
     # torch's own, so that sizes and wording are torch's.
@@ -164,6 +165,7 @@ class GRU(Layers):
         dtype: Any = None,
         *,
         reset_after: bool = True,
+        heads: int = 1,
         backend: str = "auto",
         **others: Any,
     ) -> None:
@@ -172,7 +174,7 @@ class GRU(Layers):
             self.reset_after = False
         super().__init__(
             "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype,
-            backend=backend,
+            heads=heads, backend=backend,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -214,6 +216,7 @@ class RNN(Layers):
         device: Any = None,
         dtype: Any = None,
         *,
+        heads: int = 1,
         backend: str = "auto",
         **others: Any,
     ) -> None:
@@ -223,7 +226,7 @@ class RNN(Layers):
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         super().__init__(
             f"RNN_{nonlinearity.upper()}", input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, 0, device, dtype, backend=backend,
+            bidirectional, 0, device, dtype, heads=heads, backend=backend,
         )  # fmt: skip
 
     def _check_rank(self, input: Tensor) -> None:

@@ -19,14 +19,49 @@ def present_steps(time: int, lengths: Tensor) -> Tensor:
 
 
 def _previous(kept: Kept, d: int) -> Tensor:
-    """h_{t-1} of every step of direction d, `(T, B, H)`: what the recurrent matrix multiplied."""
-    h, first, lengths = kept.output[:, :, d], kept.state[0, d].unsqueeze(0), kept.lengths
+    """h_{t-1} of every step of direction d, `(T, B, H)`, or `(T, B, heads, H)`: what the recurrent matrix multiplied."""
+    heads, lengths = kept.heads, kept.lengths
+    if heads == 1:
+        h, first = kept.output[:, :, d], kept.state[0, d].unsqueeze(0)
+    else:
+        h = kept.output.narrow(2, d * heads, heads)
+        first = kept.state[0].narrow(0, d * heads, heads).transpose(0, 1).unsqueeze(0)
     before = torch.cat((first, h[:-1])) if d == 0 else torch.cat((h[1:], first))
+    rows = (*h.shape[:2], *(1,) * (h.dim() - 2))
     if d == 1 and lengths is not None:
         starts = torch.arange(1, len(h) + 1, device=h.device).unsqueeze(1) == lengths
-        before = torch.where(starts.unsqueeze(-1), first, before)
+        before = torch.where(starts.view(rows), first, before)
     cut = reference.cuts(kept.resets, lengths, d)
-    return before if cut is None else before.masked_fill(cut.unsqueeze(-1), 0)
+    return before if cut is None else before.masked_fill(cut.view(rows), 0)
+
+
+def _block_gradient(dr: Tensor, kept: Kept, cell: Cell) -> Tensor:
+    """`_weight_gradient` of heads, `(P, GATES, H, H)`, or of diagonals, `(P, GATES, H, 1)`."""
+    T, B, P, gates, H = dr.shape
+    heads, outer = kept.heads, gates - cell.inner
+
+    def product(d: int, first: int, count: int, h: Tensor) -> Tensor:
+        g = dr.narrow(2, d * heads, heads).narrow(3, first, count)
+        if kept.weight.shape[-1] == H:
+            g = g.reshape(T * B, heads, count * H).permute(1, 2, 0)
+            return (g @ h.reshape(T * B, heads, H).transpose(0, 1)).reshape(heads, count, H, H)
+        # A gate at a time, or the products would take as much room as all gates of all steps.
+        h = h.reshape(T, B, heads, H)
+        return torch.stack([(g.select(3, i) * h).sum((0, 1)) for i in range(count)], 1).unsqueeze(-1)
+
+    grads = []
+    for d in range(P // heads):
+        previous = _previous(kept, d).reshape(T, B, heads, H)
+        total = product(d, 0, outer, previous)
+        if cell.inner:
+            operand = kept.saved.narrow(2, d * heads, heads).select(3, 0) * previous
+            if kept.lengths is not None:
+                # Nothing was saved past a row's length: dr is zero there, and so must be what it meets.
+                active = torch.arange(T, device=dr.device).unsqueeze(1) < kept.lengths
+                operand = torch.where(active.view(T, B, 1, 1), operand, 0)
+            total = torch.cat((total, product(d, outer, cell.inner, operand)), 1)
+        grads.append(total)
+    return torch.cat(grads)
 
 
 def _weight_gradient(dr: Tensor, kept: Kept, cell: Cell) -> Tensor:
@@ -35,6 +70,8 @@ def _weight_gradient(dr: Tensor, kept: Kept, cell: Cell) -> Tensor:
     `dr` is the gradient of the gates' recurrent parts, `(T, B, D, GATES, H)`, zero past each row's length, as are the
     output and what else was kept of every step.
     """
+    if kept.heads > 1 or kept.weight.shape[-1] < dr.shape[-1]:
+        return _block_gradient(dr, kept, cell)
     lengths, output = kept.lengths, kept.output
     T, B, D, gates, H = dr.shape
     outer = (gates - cell.inner) * H
@@ -74,7 +111,7 @@ def _weight_gradient(dr: Tensor, kept: Kept, cell: Cell) -> Tensor:
 
 
 def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, weight, bias, state, lengths, resets, ctx.cell, ctx.backend, ctx.save, _, ctx.batch_first = inputs
+    _, weight, bias, state, lengths, resets, ctx.cell, ctx.backend, ctx.save, _, ctx.batch_first, ctx.heads = inputs
     ctx.has_bias = bias is not None
     ctx.set_materialize_grads(False)
     out, _, _, cells, saved = output
@@ -93,26 +130,27 @@ def backward(
         raise RuntimeError("the scan was recorded without gradients and cannot be differentiated: pass save=True")
     cell = CELLS[ctx.cell]
     weight, state, lengths, resets, output, cells, saved = ctx.saved_tensors
-    _, D, B, H = state.shape
+    _, P, B, H = state.shape
 
     def as_scanned(rows: Tensor, *sizes: int) -> Tensor:
         """What the operator laid out."""
         rows = rows.transpose(0, 1) if ctx.batch_first else rows
         return rows.reshape(rows.shape[0], B, *sizes)
 
-    others = (D, cell.states - 1, H)
-    output, cells = as_scanned(output, D, H), as_scanned(cells, *others)
+    others = (P, cell.states - 1, H)
+    output, cells = as_scanned(output, P, H), as_scanned(cells, *others)
     dout, dcells = (
-        None if dout is None else as_scanned(dout, D, H),
+        None if dout is None else as_scanned(dout, P, H),
         None if dcells is None else as_scanned(dcells, *others),
     )
     dfinal = None
     if dh is not None or dc is not None:
         given = (dh, dc)[: cell.states]
         dfinal = torch.stack([torch.zeros_like(state[0]) if d is None else d for d in given])
-    upstream, kept = Upstream(dout, dfinal, dcells), Kept(weight, state, lengths, resets, output, cells, saved)
+    upstream = Upstream(dout, dfinal, dcells)
+    kept = Kept(weight, state, lengths, resets, output, cells, saved, ctx.heads)
     if dsaved is None:
-        dx, dr, dstate = torch.ops.fastrnn.scan_backward(*upstream, *kept, ctx.cell, ctx.backend)
+        dx, dr, dstate = torch.ops.fastrnn.scan_backward(*upstream, *kept[:7], ctx.cell, ctx.backend, ctx.heads)
     else:
         # Only a second derivative reaches what was saved.
         dx, dr, dstate = reference.scan_backward(upstream, kept, cell, dsaved)
@@ -122,11 +160,11 @@ def backward(
     if ctx.needs_input_grad[1]:
         dweight = _weight_gradient(dr, kept, cell)
     dbias = dr.sum((0, 1)) if ctx.has_bias and ctx.needs_input_grad[2] else None
-    return dx, dweight, dbias, dstate, *(None,) * 7
+    return dx, dweight, dbias, dstate, *(None,) * 8
 
 
 def keep_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.cell, _ = inputs
+    *tensors, ctx.cell, _, ctx.heads = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors)
 
@@ -142,9 +180,9 @@ def double_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, 
     for i in needed:
         tensors[i] = given[i].view_as(given[i]) if again else given[i].detach().requires_grad_()
     with torch.enable_grad():
-        results = reference.scan_backward(Upstream(*tensors[:3]), Kept(*tensors[3:]), cell)
+        results = reference.scan_backward(Upstream(*tensors[:3]), Kept(*tensors[3:], ctx.heads), cell)
     pairs = [(r, u) for r, u in zip(results, upstream, strict=True) if u is not None and u.numel()]
-    gradients: list[Tensor | None] = [None] * (len(given) + 2)
+    gradients: list[Tensor | None] = [None] * (len(given) + 3)
     found = torch.autograd.grad(
         [r for r, _ in pairs],
         [tensors[i] for i in needed],

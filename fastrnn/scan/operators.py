@@ -28,42 +28,49 @@ _INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor state, Tensor? lengths,
 _KEPT = "Tensor weight, Tensor state, Tensor? lengths, Tensor? resets, Tensor output, Tensor cells, Tensor saved"
 _LIBRARY = torch.library.Library("fastrnn", "DEF")
 for _schema in (
-    f"scan({_INPUTS}, str cell, str backend, bool save, bool keep_cells)"
+    # What came later has a default, and stands last: programs that were exported before call these too.
+    f"scan({_INPUTS}, str cell, str backend, bool save, bool keep_cells, int heads=1)"
     " -> (Tensor output, Tensor final, Tensor cells, Tensor saved)",
     # Results that are reshaped or indexed outside are views to autograd, which users can neither detach in place nor
     # keep without all that lies beside them: hence c apart from h, and the output laid out in here.
-    f"scan_layer({_INPUTS}, str cell, str backend, bool save, bool keep_cells, bool batch_first)"
+    f"scan_layer({_INPUTS}, str cell, str backend, bool save, bool keep_cells, bool batch_first, int heads=1)"
     " -> (Tensor output, Tensor h, Tensor c, Tensor cells, Tensor saved)",
-    f"scan_backward(Tensor? dout, Tensor? dfinal, Tensor? dcells, {_KEPT}, str cell, str backend)"
+    f"scan_backward(Tensor? dout, Tensor? dfinal, Tensor? dcells, {_KEPT}, str cell, str backend, int heads=1)"
     " -> (Tensor dx, Tensor dr, Tensor dstate)",
 ):
     _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 
-def _taken(args: tuple[Any, ...]) -> tuple[Inputs, tuple[Any, ...]]:
-    """A forward operator's arguments: the tensors, and the options."""
-    return Inputs(*args[:6]), args[6:]
+def _taken(args: tuple[Any, ...], options: int) -> tuple[Inputs, tuple[Any, ...]]:
+    """A forward operator's arguments: the inputs, and so many options. `heads`, the last, is left out where it is 1."""
+    return Inputs(*args[:6], *args[6 + options :]), args[6 : 6 + options]
 
 
 def _scan(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    inputs, (cell, backend, save, keep_cells) = _taken(args)
-    output, h, c, cells, saved = torch.ops.fastrnn.scan_layer(*inputs, cell, backend, save, keep_cells, False)
-    T, B, D, _, H = inputs.x.shape
+    inputs, (cell, backend, save, keep_cells) = _taken(args, 4)
+    given = (*inputs[:6], cell, backend, save, keep_cells, False, inputs.heads)
+    output, h, c, cells, saved = torch.ops.fastrnn.scan_layer(*given)
+    T, B, P, _, H = inputs.x.shape
     final = torch.stack((h, c) if CELLS[cell].states > 1 else (h,))
-    cells = cells.view(T, B, D, CELLS[cell].states - 1, H) if save or keep_cells else cells
-    return output.view(T, B, D, H), final, cells, saved
+    cells = cells.view(T, B, P, CELLS[cell].states - 1, H) if save or keep_cells else cells
+    return output.view(T, B, P, H), final, cells, saved
 
 
 def _laid_out(rows: Tensor, batch_first: bool) -> Tensor:
-    """A fresh `(T, B, D, ..., H)` tensor as layers return it, `(T, B, D * ... * H)` or with `batch_first`
-    `(B, T, D * ... * H)`; changed in place, since autograd would take a new one for a view."""
+    """A fresh `(T, B, P, ..., H)` tensor as layers return it, `(T, B, P * ... * H)` or with `batch_first`
+    `(B, T, P * ... * H)`; changed in place, since autograd would take a new one for a view."""
     T, B, *sizes = rows.shape
     rows.resize_(T, B, math.prod(sizes))
     return rows.transpose_(0, 1) if batch_first else rows
 
 
+def _taken_backward(args: tuple[Any, ...]) -> tuple[Upstream, Kept, tuple[Any, ...]]:
+    """`_taken` of the backward operator."""
+    return Upstream(*args[:3]), Kept(*args[3:10], *args[12:]), args[10:12]
+
+
 def _scan_layer(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    inputs, (cell, backend, save, keep_cells, batch_first) = _taken(args)
+    inputs, (cell, backend, save, keep_cells, batch_first) = _taken(args, 5)
     output, final, cells, saved = BY_NAME[backend].scan(inputs, CELLS[cell], save, keep_cells)
     if CELLS[cell].states > 1:
         h, c = final[0].clone(), final[1].clone()
@@ -75,36 +82,37 @@ def _scan_layer(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 
 def _scan_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *tensors, cell, backend = args
-    dx, dr, dstate = BY_NAME[backend].scan_backward(Upstream(*tensors[:3]), Kept(*tensors[3:]), CELLS[cell])
+    upstream, kept, (cell, backend) = _taken_backward(args)
+    dx, dr, dstate = BY_NAME[backend].scan_backward(upstream, kept, CELLS[cell])
     # An operator's outputs may not be one tensor: where dr is dx, it comes back empty.
     return dx, dr if CELLS[cell].splits_bias else dr.new_empty(0), dstate
 
 
 def _scan_layer_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    (x, _, _, state, _, _), (cell, _, save, keep_cells, batch_first) = _taken(args)
-    T, B, D, _, H = x.shape
+    inputs, (cell, _, save, keep_cells, batch_first) = _taken(args, 5)
+    x, state = inputs.x, inputs.state
+    T, B, P, _, H = x.shape
     counts = CELLS[cell]
-    output, cells = x.new_empty((T, B, D * H)), x.new_empty((0,))
+    output, cells = x.new_empty((T, B, P * H)), x.new_empty((0,))
     if save or keep_cells:
-        cells = x.new_empty((T, B, D * (counts.states - 1) * H))
+        cells = x.new_empty((T, B, P * (counts.states - 1) * H))
     if batch_first:
         output, cells = output.transpose(0, 1), cells.transpose(0, 1) if save or keep_cells else cells
     return (
         output,
-        state.new_empty((D, B, H)),
-        state.new_empty((D, B, H) if counts.states > 1 else (0,)),
+        state.new_empty((P, B, H)),
+        state.new_empty((P, B, H) if counts.states > 1 else (0,)),
         cells,
-        x.new_empty((T, B, D, counts.saved, H) if save else (0,)),
+        x.new_empty((T, B, P, counts.saved, H) if save else (0,)),
     )
 
 
 def _scan_backward_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *tensors, cell, _ = args
-    _, state, _, _, output, _, _ = tensors[3:]
-    T, B, D, H = output.shape
+    _, kept, (cell, _) = _taken_backward(args)
+    output, state = kept.output, kept.state
+    T, B, P, H = output.shape
     counts = CELLS[cell]
-    dx = output.new_empty((T, B, D, counts.gates, H))
+    dx = output.new_empty((T, B, P, counts.gates, H))
     dr = torch.empty_like(dx) if counts.splits_bias else output.new_empty(0)
     return dx, dr, torch.empty_like(state, memory_format=torch.contiguous_format)
 
@@ -129,8 +137,8 @@ def scan(
     """One layer's scan by any backend; saves for backward only what will be differentiated.
 
     Returns:
-        The output `(T, B, D * H)`, one final state `(D, B, H)` for each that the cell has, and, with `keep_cells`, the
-        states other than h of every step, `(T, B, D * (STATES - 1) * H)`; with `batch_first`, B comes before T. They
+        The output `(T, B, P * H)`, one final state `(P, B, H)` for each that the cell has, and, with `keep_cells`, the
+        states other than h of every step, `(T, B, P * (STATES - 1) * H)`; with `batch_first`, B comes before T. They
         are tensors of their own: none is a view, none keeps another's memory.
     """
     if backend.differentiable:
@@ -150,5 +158,6 @@ def scan(
     # mode that watches operators (fake tensors, say), no gradient.
     watched = save or recorder is not None or torch._C._len_torch_dispatch_stack() > 0
     call = torch.ops.fastrnn.scan_layer if watched else _scan_layer
-    output, h, c, cells, _ = call(*inputs, cell.name, backend.name, save, keep_cells, batch_first)
+    options = (cell.name, backend.name, save, keep_cells, batch_first)
+    output, h, c, cells, _ = call(*inputs[:6], *options, inputs.heads)
     return output, (h, c) if cell.states > 1 else (h,), cells
