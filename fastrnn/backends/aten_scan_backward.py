@@ -85,8 +85,8 @@ def _linear(cell: Cell, saved: State, previous: State, now: State, absent: Tenso
 
 
 class _Direction(NamedTuple):
-    """One direction's tensors in backward, `(T, B, ...)` but for the first and the states' ends; of heads, each has their
-    axis before those of gates and units.
+    """One direction's tensors in backward, `(T, B, ...)` but for the first and the states' ends; of heads, each has
+    their axis before those of gates and units.
 
     Attributes:
         back: the recurrent weights.

@@ -107,8 +107,8 @@ def scan_shape(
     cell: Cell, backward: bool, dtype: torch.dtype, batch: int, hidden: int, directions: int, save: bool = True,
     heads: int = 1, diagonal: bool = False,
 ) -> ScanShape:  # fmt: skip
-    """What the launch of one scan is chosen by, under torch's present TF32 switch; `save`: for a backward scan; the rest
-    as `ScanShape` has it."""
+    """What the launch of one scan is chosen by, under torch's present TF32 switch; `save`: for a backward scan;
+    the rest as `ScanShape` has it."""
     ieee = dtype == torch.float32 and not tf32_allowed()
     moved, sizes = cell.moved(backward, save), (batch, hidden, directions)
     return ScanShape(cell.gates, backward, dtype.itemsize, *sizes, ieee, cell.inner, moved, heads, diagonal)
@@ -163,8 +163,8 @@ def _precision() -> str:
 def _launches_of(cell: Cell, backward: bool, output: Tensor, weight: Tensor, heads: int, schedule: str) -> Launches:
     """The launches for tensors shaped `(T, B, P, ..., H)` like `output`."""
     B, P, H = output.shape[1], output.shape[2], output.shape[-1]
-    of_heads = {"heads": heads, "diagonal": weight.shape[-1] < H}
-    shape = scan_shape(cell, backward, output.dtype, B, H, P // heads, **of_heads)
+    diagonal = weight.shape[-1] < H
+    shape = scan_shape(cell, backward, output.dtype, B, H, P // heads, heads=heads, diagonal=diagonal)
     return launches(shape, device_limits(output.device), schedule)
 
 

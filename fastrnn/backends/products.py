@@ -25,8 +25,8 @@ def own_states(states: Tensor, d: int, heads: int) -> tuple[Tensor, ...]:
 class Full:
     """Matrices, `(GATES, H, H)`, of which the last `inner` have an operand of their own.
 
-    Of some steps' r or dr, views by step: `sums` is where `add` adds the outer gates' product, `parts` what `inner` adds
-    its own to, and `rows` what `add_back` multiplies, its first axis the rows.
+    Of some steps' r or dr, views by step: `sums` is where `add` adds the outer gates' product, `parts` what `inner`
+    adds its own to, and `rows` what `add_back` multiplies, its first axis the rows.
     """
 
     def __init__(self, weight: Tensor, inner: int) -> None:

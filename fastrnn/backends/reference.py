@@ -28,7 +28,7 @@ def cuts(resets: Tensor | None, lengths: Tensor | None, direction: int) -> Tenso
 
 
 def _product(h: Tensor, weight: Tensor) -> Tensor:
-    """Each head's units by its matrices: `(heads, B, H)` and `(heads, n, H, H)`, or diagonals, to `(heads, B, n, H)`."""
+    """Each head's `(heads, B, H)` by its matrices, `(heads, n, H, H)`, or by their diagonals: `(heads, B, n, H)`."""
     heads, n, H, K = weight.shape
     if K < H:
         return h.unsqueeze(2) * weight.reshape(heads, 1, n, H)

@@ -65,7 +65,7 @@ class Layers(nn.RNNBase):
                 if name.startswith("weight_hh") and isinstance(weight, nn.Parameter) and weight.shape[1] != units:
                     # As torch.nn made it, and not yet initialised: this runs before that, and whenever weights move.
                     self.register_parameter(name, nn.Parameter(weight.new_empty(weight.shape[0], units)))
-        super()._init_flat_weights()  # type: ignore[no-untyped-call]  # torch's
+        super()._init_flat_weights()
 
     def flatten_parameters(self) -> None:
         if self.heads == 1:  # else cuDNN has nothing to lay them out for
@@ -142,9 +142,8 @@ class Layers(nn.RNNBase):
         return BY_MODE[self.mode]
 
     def _stack(self) -> Stack:
-        return Stack(
-            self._cell(), self.bias, self.num_layers, self.dropout, self.training, self.bidirectional, self.heads
-        )
+        training = self.training
+        return Stack(self._cell(), self.bias, self.num_layers, self.dropout, training, self.bidirectional, self.heads)
 
     def _prepare(self, input: Tensor | PackedSequence, hx: Any) -> tuple[Tensor, Any, Tensor | None]:
         """Check the arguments and bring them into the form `stack.run` takes: `(input, hx, batch_sizes)`."""

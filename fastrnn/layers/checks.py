@@ -1,4 +1,4 @@
-"""What callers may get wrong about `heads`, `lengths` and `resets`, and the switch that has their values checked on a GPU."""
+"""What callers may get wrong about `heads`, `lengths` and `resets`, and the switch that has values on a GPU checked."""
 
 from __future__ import annotations
 

@@ -163,11 +163,8 @@ def choose(
         return chosen, ONNX
     # A PackedSequence's sizes are data, which only torch's layer, as one node, keeps out of a graph. Those of `lengths`
     # torch's layer would look at, and a trace make constants of.
-    whole = (
-        name == _ATEN
-        and lengths is None
-        and (whole or (packed and cell.mode in aten.MODES and not cells and heads == 1))
-    )
+    packed = packed and cell.mode in aten.MODES and not cells and heads == 1
+    whole = name == _ATEN and lengths is None and (whole or packed)
     if recorder == tracers.COMPILED:
         return chosen, NODE if whole else SCAN
     if chosen is reference.BACKEND:

@@ -19,7 +19,7 @@ def present_steps(time: int, lengths: Tensor) -> Tensor:
 
 
 def _previous(kept: Kept, d: int) -> Tensor:
-    """h_{t-1} of every step of direction d, `(T, B, H)`, or `(T, B, heads, H)`: what the recurrent matrix multiplied."""
+    """h_{t-1} of every step of direction d, `(T, B, H)`, of heads `(T, B, heads, H)`: what the matrices multiplied."""
     heads, lengths = kept.heads, kept.lengths
     if heads == 1:
         h, first = kept.output[:, :, d], kept.state[0, d].unsqueeze(0)
@@ -180,7 +180,7 @@ def double_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, 
     for i in needed:
         tensors[i] = given[i].view_as(given[i]) if again else given[i].detach().requires_grad_()
     with torch.enable_grad():
-        results = reference.scan_backward(Upstream(*tensors[:3]), Kept(*tensors[3:], ctx.heads), cell)
+        results = reference.scan_backward(Upstream(*tensors[:3]), Kept(*tensors[3:], heads=ctx.heads), cell)
     pairs = [(r, u) for r, u in zip(results, upstream, strict=True) if u is not None and u.numel()]
     gradients: list[Tensor | None] = [None] * (len(given) + 3)
     found = torch.autograd.grad(

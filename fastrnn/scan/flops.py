@@ -1,7 +1,8 @@
 """How many floating-point operations the operators take, for torch.utils.flop_counter, which counts products alone.
 
 A row counts for all time steps, whatever its length: a formula sees shapes, and values on a GPU would have to be waited
-for. Diagonal recurrent weights count for nothing: they multiply elementwise. torch.utils.flop_counter imports Triton, so its registry is filled when somebody else has imported it.
+for. Diagonal recurrent weights, which multiply elementwise, count for nothing. torch.utils.flop_counter imports Triton,
+so its registry is filled when somebody else has imported it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def _products(T: int, B: int, weight: Sequence[int]) -> int:
 
 def _scan(x: Sequence[int], weight: Sequence[int], *args: Any, **kwargs: Any) -> int:
     """One product of h with the recurrent matrix a step; x is `(T, B, P, GATES, H)`."""
-    return _products(*x[:2], weight)  # type: ignore[misc]  # two of them
+    return _products(x[0], x[1], weight)
 
 
 def _scan_backward(
@@ -35,7 +36,7 @@ def _scan_backward(
     output: Sequence[int], *args: Any, **kwargs: Any,
 ) -> int:  # fmt: skip
     """One product of the gates' gradient a step; those for the weights follow as operators of torch's own."""
-    return _products(*output[:2], weight)  # type: ignore[misc]  # two of them
+    return _products(output[0], output[1], weight)
 
 
 def _aten_layer(

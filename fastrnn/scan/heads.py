@@ -1,7 +1,7 @@
 """Block-diagonal recurrent weights: between a layer's units, H in a row, and the scan's groups, a head of them each.
 
-A layer's rows come as torch.nn has them, gate by gate, and within a gate head by head. A scan wants head by head, so that
-one product gives it x as `(T, B, P, GATES, H / heads)`. The weights are reordered, which are few beside x.
+A layer's rows come as torch.nn has them, gate by gate, and within a gate head by head. A scan wants head by head, so
+that one product gives it x as `(T, B, P, GATES, H / heads)`. The weights are reordered, which are few beside x.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from fastrnn.scan.problem import Weights
 
 def _rows(rows: Tensor, gates: int, heads: int) -> Tensor:
     """`(GATES * H, ...)`: rows of gates of heads as rows of heads of gates."""
-    return rows.unflatten(0, (gates, heads, -1)).transpose(0, 1).flatten(0, 2)
+    blocks: Tensor = rows.unflatten(0, (gates, heads, -1))
+    return blocks.transpose(0, 1).flatten(0, 2)
 
 
 def reordered(weights: Weights, gates: int, heads: int) -> Weights:
@@ -28,7 +29,8 @@ def reordered(weights: Weights, gates: int, heads: int) -> Weights:
 
 def split(state: Tensor, heads: int) -> Tensor:
     """States `(STATES, D, B, H)` by groups, `(STATES, P, B, H / heads)`."""
-    return state.unflatten(-1, (heads, -1)).transpose(2, 3).flatten(1, 2)
+    parts: Tensor = state.unflatten(-1, (heads, -1))
+    return parts.transpose(2, 3).flatten(1, 2)
 
 
 def joined(state: Tensor, heads: int) -> Tensor:

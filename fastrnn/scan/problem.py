@@ -43,8 +43,8 @@ def grouped(flat_weights: Sequence[Tensor], layers: int, directions: int) -> lis
 
 
 class Stack(NamedTuple):
-    """What a stack of layers is, its weights apart: as torch.nn's layers have it, with the cell for the mode, and heads,
-    which they have not."""
+    """What a stack of layers is, its weights apart: as torch.nn's layers have it, with the cell for the mode, and
+    heads, which they have not."""
 
     cell: Cell
     has_bias: bool
