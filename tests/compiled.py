@@ -48,12 +48,12 @@ class Case:
 
     Attributes:
         cell, dtype, T, B, H, D: of the scan; `ieee`: products of float32 that are exact.
-        heads: into how many the H units are divided; with H of them R is diagonal, of the "diagonal" tier.
         lengths, resets: whether rows end early, or start anew.
         tier, schedule, exchange, block_b, block_h, block_k, group, warps, batch_tiles: of the launch, as in
             `LaunchConfig`; block_b of 64 is for warpgroup instructions. `chosen`: that of `choose`, instead.
         inputs: what is special about them: a name of `INPUTS`.
         order, weak, seed, cc: of the machine.
+        heads: into how many the H units are divided; with H of them R is diagonal, of the "diagonal" tier.
     """
 
     cell: str = "lstm"
@@ -65,7 +65,6 @@ class Case:
     B: int = 5
     H: int = 40
     D: int = 1
-    heads: int = 1
     ieee: bool = False
     lengths: bool = False
     resets: bool = False
@@ -81,6 +80,7 @@ class Case:
     weak: bool = False
     seed: int = 0
     cc: int = 90
+    heads: int = 1
 
     @property
     def name(self) -> str:
