@@ -111,8 +111,8 @@ def convert(model: nn.Module, backend: str = "auto", *, subclass: bool = True) -
 def revert(model: nn.Module) -> list[str]:
     """Undo `convert`: turn every fastrnn layer and cell in `model`, itself included, into torch.nn's, in place.
 
-    Layers that were made as fastrnn's are turned as well. Left alone are subclasses of fastrnn's, and GRUs with
-    `reset_after=False`, which torch has not.
+    Layers that were made as fastrnn's are turned as well. Left alone are subclasses of fastrnn's, and what torch
+    has not: GRUs with `reset_after=False`, and layers with `heads`.
 
     Args:
         model: the model.

@@ -1,4 +1,4 @@
-"""`heads=`: block-diagonal recurrent weights, against a literal loop over rows and steps with the blocks in full matrices."""
+"""`heads=`: block-diagonal recurrent weights, against a literal loop over rows and steps with full matrices."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_it_is_its_formula(backend: str, name: str, heads: int, which: str) -> N
     _check(name, backend, heads, which, num_layers=2, bidirectional=True)
 
 
-# The interpreter is slow: of the kernels each cell, each schedule and each kind of blocks are there, not each with each.
+# The interpreter is slow: of the kernels there is each cell, each schedule, each kind of blocks, not each with each.
 KERNELS = [
     pytest.param(name, backend, heads, which, marks=[] if (name, backend, heads, which) in (
         ("LSTM", "persistent", 2, "lengths and resets"),
@@ -142,7 +142,7 @@ def test_all_kinds_of_input(name: str, heads: int) -> None:
 
 
 @pytest.mark.parametrize("heads", [2, H])
-@pytest.mark.parametrize("backend", ["aten", "reference", "persistent"])
+@pytest.mark.parametrize("backend", ["aten", "reference", pytest.param("persistent", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["LSTM", "textbook GRU"])
 def test_second_derivatives(name: str, backend: str, heads: int) -> None:
     if backend == "persistent":
@@ -221,7 +221,15 @@ def test_torch_compile_and_export(heads: int) -> None:
     program = torch.export.export(layer, (x,), dynamic_shapes=dynamic, strict=False)
     longer = torch.randn(T + 3, B + 1, INPUTS)
     torch.testing.assert_close(program.module()(longer)[0], layer(longer)[0])
-    traced = torch.jit.trace(layer, (x,), check_trace=False)
+
+
+# torch's own: that TorchScript is deprecated, and which sizes a trace fixes.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("heads", [2, H])
+def test_torch_jit_trace(heads: int) -> None:
+    layer = fastrnn.LSTM(INPUTS, H, heads=heads, bidirectional=True)
+    traced = torch.jit.trace(layer, (torch.randn(T, B, INPUTS),))
+    longer = torch.randn(T + 3, B + 1, INPUTS)
     torch.testing.assert_close(traced(longer)[0], layer(longer)[0])
 
 
