@@ -180,7 +180,8 @@ def double_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, 
     for i in needed:
         tensors[i] = given[i].view_as(given[i]) if again else given[i].detach().requires_grad_()
     with torch.enable_grad():
-        results = reference.scan_backward(Upstream(*tensors[:3]), Kept(*tensors[3:], heads=ctx.heads), cell)
+        kept = Kept(*tensors[3:])._replace(heads=ctx.heads)
+        results = reference.scan_backward(Upstream(*tensors[:3]), kept, cell)
     pairs = [(r, u) for r, u in zip(results, upstream, strict=True) if u is not None and u.numel()]
     gradients: list[Tensor | None] = [None] * (len(given) + 3)
     found = torch.autograd.grad(

@@ -67,11 +67,13 @@ def test_batches_beyond_one_launch_run_in_waves(schedule: str) -> None:
     scan.check(launch("solo", 8, schedule=schedule, batch_tiles=2))
 
 
-@pytest.mark.parametrize("schedule", ["stepwise", "persistent"])
-@pytest.mark.parametrize("cell", EVERY_CELL)
+@pytest.mark.parametrize(
+    ("cell", "schedule"),
+    [*((cell, "persistent") for cell in EVERY_CELL), ("lstm", "stepwise"), ("gru_textbook", "stepwise")],
+)
 def test_diagonal_weights(cell: str, schedule: str) -> None:
     """By several programs, which do not wait for each other under any schedule."""
-    scan = Scan(CELLS[cell], 3, 5, 37, 2, torch.float64, True, True, heads=37)
+    scan = Scan(CELLS[cell], 2, 5, 37, 2, torch.float64, True, True, heads=37)
     scan.check(launch("diagonal", 37, schedule))
 
 
