@@ -21,6 +21,7 @@ from fastrnn.batch import Batch, by_packed_layers
 from fastrnn.cells import Cell
 from fastrnn.graphs import node, onnx
 from fastrnn.kernels.tensors import Inputs
+from fastrnn.scan import heads as by_head
 from fastrnn.scan import operators
 from fastrnn.scan.choice import BY_NAME, NODE, ONNX, WHOLE, choose, choose_step
 from fastrnn.scan.problem import NO_EXTRAS, Backend, Extras, Problem, Stack, Weights, grouped, without_vectors
@@ -65,6 +66,7 @@ def _layer(
     keep_cells: bool,
     backend: Backend,
     batch_first: bool,
+    heads: int = 1,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """One layer, both directions: a batch's rows, of I, and states `(D, B, H or P)` to rows of D * (H or P), new states
     and cells `(T, B, D * (STATES - 1) * H)`, those only if they are to be kept. With `batch_first`, which only padded
@@ -72,6 +74,10 @@ def _layer(
     T, B = batch.time, batch.batch
     D, G = len(weights), cell.gates
     H = weights[0].ih.shape[0] // G
+    if heads > 1:
+        heads = 1 if heads == tracers.number(H) else heads  # blocks of one unit are a diagonal, and no groups
+    if heads > 1:
+        D, H, weights = D * heads, H // heads, [by_head.reordered(w, G, heads) for w in weights]
     bias_ih, bias_hh = _cat([w.bias_ih for w in weights]), _cat([w.bias_hh for w in weights])
     if bias_ih is not None and bias_hh is not None and not cell.splits_bias:
         bias_ih, bias_hh = bias_ih + bias_hh, None
@@ -85,10 +91,16 @@ def _layer(
 
     projection = [w.hr for w in weights if w.hr is not None]
     if not projection:
-        weight_hh = _stack([w.hh for w in weights], G, H, H)
-        own = torch.stack(vectors).reshape(D, -1, H) if vectors else None
-        inputs = Inputs(x, weight_hh, bias_hh, torch.stack(state), *masks, own, batch.constants)
+        weight_hh, initial = _stack([w.hh for w in weights], heads * G, H, weights[0].hh.shape[1]), torch.stack(state)
+        own = torch.stack(vectors).reshape(len(weights), -1, H * heads) if vectors else None
+        if heads > 1:
+            weight_hh, initial = weight_hh.reshape(D, G, H, H), by_head.split(initial, heads)
+            own = None if own is None else by_head.vectors(own, heads)
+        inputs = Inputs(x, weight_hh, bias_hh, initial, *masks, own, batch.constants, heads)
         output, final, cells = operators.scan(inputs, *options)
+        if heads > 1:
+            final = tuple(by_head.joined(s, heads) for s in final)
+            cells = by_head.joined_cells(cells, cell.states - 1, heads, H) if keep_cells else cells
         return batch.pack(output), final, cells
 
     weight_hh = _stack([w.hh @ w.hr for w in weights if w.hr is not None], G, H, H)
@@ -177,6 +189,7 @@ def problem_of(
         cells=extras.cells,
         transformed=not torch.compiler.is_compiling() and tracers.transformed(),
         evaluating=not stack.training,
+        heads=stack.heads,
     )
 
 
@@ -259,7 +272,7 @@ def _through(
         if as_nodes:
             rows, final = node.aten_layer(stack.cell, rows, batch.sizes, state, weights)
         else:
-            asked = (keep_cells and last, backend, batch.batch_first and last)
+            asked = (keep_cells and last, backend, batch.batch_first and last, stack.heads)
             rows, final, cells = _layer(stack.cell, rows, state, weights, vectors[i], batch, *asked)
         finals.append(final)
         if stack.dropout and stack.training and not last:

@@ -2,6 +2,10 @@
 
 T steps, B rows, D directions, GATES, STATES and SAVED as `counts.Counts` has them, H hidden units. Operators flatten
 these tuples and rebuild them at one place, `fastrnn.scan.operators`.
+
+Where R is block-diagonal, each of its HEADS blocks is a scan of its own. To everything here a head is what a direction
+is: D counts both, in D * HEADS groups of H units each, of which group p belongs to direction p // HEADS. Blocks of one
+unit are no groups: the whole weight then is `(P, GATES, H, 1)`, the diagonals.
 """
 
 from __future__ import annotations
@@ -16,14 +20,15 @@ class Inputs(NamedTuple):
     """What a scan computes from.
 
     Attributes:
-        x: the gates' input part, `(T, B, D, GATES, H)`.
-        weight: the recurrent matrices, `(D, GATES, H, H)`.
-        bias: the recurrent bias, `(D, GATES, H)`, or None.
-        state: the initial states, `(STATES, D, B, H)`.
+        x: the gates' input part, `(T, B, P, GATES, H)`.
+        weight: the recurrent matrices, `(P, GATES, H, H)`, or their diagonals, `(P, GATES, H, 1)`.
+        bias: the recurrent bias, `(P, GATES, H)`, or None.
+        state: the initial states, `(STATES, P, B, H)`.
         lengths: `(B,)` int32, or None: a row at or past its length keeps its state and outputs zero.
         resets: `(T, B)` bool, or None: a row starts from the cell's initial values where it is cut.
-        vectors: what the cell takes for each unit, `(D, VECTORS, H)`, or None.
+        vectors: what the cell takes for each unit, `(P, VECTORS, H)`, or None.
         constants: what it takes for each row and step, `(T, B, CONSTANTS)`, or None.
+        heads: how many groups a direction has.
     """
 
     x: Tensor
@@ -34,16 +39,17 @@ class Inputs(NamedTuple):
     resets: Tensor | None
     vectors: Tensor | None = None
     constants: Tensor | None = None
+    heads: int = 1
 
 
 class Results(NamedTuple):
     """What it gives; rows past their length are zero, but for the final state.
 
     Attributes:
-        output: h of every step, `(T, B, D, H)`.
+        output: h of every step, `(T, B, P, H)`.
         final: the final states, like the initial ones.
-        cells: the states other than h of every step, `(T, B, D, STATES - 1, H)`; empty where nobody asked.
-        saved: what backward needs besides, `(T, B, D, SAVED, H)`; empty where nobody asked.
+        cells: the states other than h of every step, `(T, B, P, STATES - 1, H)`; empty where nobody asked.
+        saved: what backward needs besides, `(T, B, P, SAVED, H)`; empty where nobody asked.
     """
 
     output: Tensor
@@ -64,6 +70,7 @@ class Kept(NamedTuple):
     saved: Tensor
     vectors: Tensor | None = None
     constants: Tensor | None = None
+    heads: int = 1
 
 
 class Upstream(NamedTuple):
@@ -78,7 +85,7 @@ class Gradients(NamedTuple):
     """The gradients that a scan passes on.
 
     Attributes:
-        x, r: of the gates' input and recurrent parts, `(T, B, D, GATES, H)`, zero past a row's length; one and the same
+        x, r: of the gates' input and recurrent parts, `(T, B, P, GATES, H)`, zero past a row's length; one and the same
             tensor where the cell does not split its bias.
         state: of the initial states, like them.
         vectors: of the vectors, like them, or None.

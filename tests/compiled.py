@@ -53,6 +53,7 @@ class Case:
             `LaunchConfig`; block_b of 64 is for warpgroup instructions. `chosen`: that of `choose`, instead.
         inputs: what is special about them: a name of `INPUTS`.
         order, weak, seed, cc: of the machine.
+        heads: into how many the H units are divided; with H of them R is diagonal, of the "diagonal" tier.
     """
 
     cell: str = "lstm"
@@ -79,6 +80,7 @@ class Case:
     weak: bool = False
     seed: int = 0
     cc: int = 90
+    heads: int = 1
 
     @property
     def name(self) -> str:
@@ -98,18 +100,23 @@ class Case:
 
         if self.chosen:
             counts, size = COUNTS[self.cell], DTYPES[self.dtype].itemsize
-            shape = ScanShape(counts.gates, backward, size, self.B, self.H, self.D, self.ieee, counts.inner)
+            heads = {"heads": 1, "diagonal": True} if self.heads == self.H > 1 else {"heads": self.heads}
+            sizes = (self.B, self.H // heads["heads"], self.D)
+            shape = ScanShape(counts.gates, backward, size, *sizes, self.ieee, counts.inner, **heads)
             exchange = None if self.exchange == "none" else self.exchange
             config = choose(shape, DEVICES[f"sm_{self.cc}"], self.schedule, exchange)
             assert config is not None, self.name
             return config
-        if self.tier == "solo":
-            size = max(16, 1 << (self.H - 1).bit_length())
+        hidden = self.H // self.heads
+        if self.tier == "diagonal":
+            tile = (4, 32, 1, 1, 1, 1, self.warps)
+        elif self.tier == "solo":
+            size = max(16, 1 << (hidden - 1).bit_length())
             tile = (16, size, size, 1, 1, 1, self.warps)
         else:
             # Backward, 64 rows have no launch.
             rows = 16 if backward else self.block_b
-            num_k = -(-self.H // (self.block_k * self.group)) * self.group
+            num_k = -(-hidden // (self.block_k * self.group)) * self.group
             split = self.warps if rows < 64 else 1
             tile = (rows, self.block_h, self.block_k, num_k, self.group, split, self.warps)
         return LaunchConfig(self.schedule, self.tier, self.exchange, *tile, self.batch_tiles)
@@ -119,7 +126,7 @@ class Case:
 _WORDS = {
     "cell": ("lstm", "gru", "gru_textbook", "rnn_tanh", "rnn_relu"),
     "dtype": tuple(DTYPES),
-    "tier": ("solo", "grid", "streamed"),
+    "tier": ("solo", "grid", "streamed", "diagonal"),
     "schedule": ("persistent", "stepwise"),
     "exchange": ("none", "flag", "barrier"),
 }
@@ -244,7 +251,7 @@ def scan_of(case: Case) -> Scan:
 
     torch.manual_seed(case.seed)
     sizes = (case.T, case.B, case.H, case.D)
-    scan = Scan(CELLS[case.cell], *sizes, DTYPES[case.dtype], case.lengths, case.resets)
+    scan = Scan(CELLS[case.cell], *sizes, DTYPES[case.dtype], case.lengths, case.resets, case.heads)
     INPUTS[case.inputs](scan)
     return scan
 

@@ -26,13 +26,17 @@ class Scan:
         dtype: torch.dtype,
         lengths: bool | list[int] = False,
         resets: bool = False,
+        heads: int = 1,
     ) -> None:
+        """Of `heads` the H units are divided into; where they are of one unit each, R is diagonal."""
+
         def draw(*shape: int, scale: float = 1.0) -> Tensor:
             return (torch.randn(shape, dtype=torch.float64) * scale).to(dtype)
 
-        self.cell = cell
+        self.cell, self.heads, K = cell, 1 if heads == H else heads, H // heads
+        D, H = D * self.heads, H // self.heads
         self.x = draw(T, B, D, cell.gates, H)
-        self.weight = draw(D, cell.gates, H, H, scale=H**-0.5)
+        self.weight = draw(D, cell.gates, H, K, scale=K**-0.5)
         self.bias = draw(D, cell.gates, H) if cell.splits_bias else None
         self.state = draw(cell.states, D, B, H)
         self.lengths = None
@@ -49,19 +53,19 @@ class Scan:
     def by_reference(self, dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], list[Tensor]]:
         """`[output, final, cells]` and `[dx, dstate, dr summed over steps]` computed in `dtype`."""
         x, weight, state = (t.to(dtype, copy=True).requires_grad_() for t in (self.x, self.weight, self.state))
-        bias = torch.zeros(self.weight.shape[:3], dtype=dtype) if self.bias is None else self.bias.to(dtype, copy=True)
+        bias = torch.zeros(self.x.shape[2:], dtype=dtype) if self.bias is None else self.bias.to(dtype, copy=True)
         bias.requires_grad_()
-        results = reference.scan(Inputs(x, weight, bias, state, self.lengths, self.resets), self.cell)[:3]
+        results = reference.scan(Inputs(x, weight, bias, state, self.lengths, self.resets, heads=self.heads), self.cell)[:3]
         upstream = [g.to(dtype) for g in (self.dout, self.dfinal, self.dcells)]
         grads = torch.autograd.grad(results, (x, state, bias), upstream)
         return [r.detach() for r in results], list(grads)
 
     def inputs(self) -> Inputs:
-        return Inputs(self.x, self.weight, self.bias, self.state, self.lengths, self.resets)
+        return Inputs(self.x, self.weight, self.bias, self.state, self.lengths, self.resets, heads=self.heads)
 
     def kept(self, results: Results) -> Kept:
         of_results = (results.output, results.cells, results.saved)
-        return Kept(self.weight, self.state, self.lengths, self.resets, *of_results)
+        return Kept(self.weight, self.state, self.lengths, self.resets, *of_results, heads=self.heads)
 
     def by_kernels(self, config: LaunchConfig) -> tuple[list[Tensor], list[Tensor]]:
         """The same through the kernels."""

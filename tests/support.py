@@ -140,12 +140,16 @@ LAUNCHES = {
 }
 
 
+# What a diagonal takes, and nothing else does.
+DIAGONAL = {"diagonal": ("diagonal", 4, 32, 1, 1, 1)}
+
+
 def launch(
     name: str, hidden: int, schedule: str = "stepwise", batch_tiles: int = 65535, exchange: str = "none"
 ) -> LaunchConfig:
     """The launch of that name for `hidden` units, at most 64 of them where it is "solo"."""
-    tier, block_b, block_h, block_k, group, split = LAUNCHES[name]
-    num_k = -(-hidden // (block_k * group)) * group
+    tier, block_b, block_h, block_k, group, split = (LAUNCHES | DIAGONAL)[name]
+    num_k = 1 if tier == "diagonal" else -(-hidden // (block_k * group)) * group
     return LaunchConfig(schedule, tier, exchange, block_b, block_h, block_k, num_k, group, split, 4, batch_tiles)
 
 

@@ -52,6 +52,8 @@ class Aten(Backend):
         return aten_scan_backward.scan_backward(upstream, kept, cell)
 
     def lacks(self, problem: Problem) -> str | None:
+        if problem.heads > 1:
+            return "heads"
         if problem.cell.mode not in MODES:
             return "the textbook GRU" if problem.cell.mode == "GRU_TEXTBOOK" else f"the cell {problem.cell.mode}"
         if problem.resets:
@@ -79,7 +81,7 @@ class Aten(Backend):
         flat_weights: Sequence[Tensor],
         batch_first: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        cell, options = stack[0], stack[1:]
+        cell, options = stack[0], stack[1:6]  # heads are none of torch's
         function = _FUNCTIONS[cell.mode]
         states = list(hx) if cell.states > 1 else hx[0]
         if batch_sizes is None:

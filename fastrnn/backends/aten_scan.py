@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastrnn.backends import products
 from fastrnn.backends.reference import cuts
 from fastrnn.cells import Cell, State
 from fastrnn.kernels.tensors import Inputs, Results
@@ -24,7 +25,7 @@ BLOCK_ELEMENTS = 1 << 15
 
 
 class Plan(NamedTuple):
-    """Which rows the steps of one direction concern; masks are `(T, B, 1)` bool.
+    """Which rows the steps of one direction concern; masks are `(T, B, 1)` bool, of heads `(T, B, 1, 1)`.
 
     Attributes:
         direction: 0, or 1 for the reverse one.
@@ -82,23 +83,24 @@ class Plan(NamedTuple):
         return self.rows[t + 1] if t + 1 < len(self.rows) else 0
 
 
-def plans(like: Tensor, lengths: Tensor | None, resets: Tensor | None) -> list[Plan]:
-    """One for each direction of a `(T, B, D, ...)` tensor. Only on a CPU are the masks' values looked at."""
-    T, B, D = like.shape[:3]
+def plans(like: Tensor, lengths: Tensor | None, resets: Tensor | None, heads: int = 1) -> list[Plan]:
+    """One for each direction of a `(T, B, P, ...)` tensor. Only on a CPU are the masks' values looked at."""
+    T, B, P = like.shape[:3]
+    units = (1,) if heads == 1 else (1, 1)
     on_host = like.device.type == "cpu"
     rows, present, starts, in_order = [B] * T, None, None, True
     if lengths is not None:
         present = torch.arange(T, device=like.device).unsqueeze(1) < lengths
-        starts = (torch.arange(1, T + 1, device=like.device).unsqueeze(1) == lengths).unsqueeze(-1)
+        starts = (torch.arange(1, T + 1, device=like.device).unsqueeze(1) == lengths).view(T, B, *units)
         in_order = on_host and bool((lengths[1:] <= lengths[:-1]).all())
         if in_order:
             rows = present.sum(1).tolist()
-        present = present.unsqueeze(-1)
+        present = present.view(T, B, *units)
     found = []
-    for d in range(D):
+    for d in range(P // heads):
         cut = cuts(resets, lengths, d)
         some = [cut is not None] * T if cut is None or not on_host else cut.any(1).tolist()
-        cut = cut.unsqueeze(-1) if cut is not None and any(some) else None
+        cut = cut.reshape(T, B, *units) if cut is not None and any(some) else None
         found.append(Plan(d, rows, present, in_order, starts if d == 1 else None, cut, some))
     return found
 
@@ -115,10 +117,19 @@ def begun(rows: Tensor | None, states: State, cell: Cell) -> State:
     return tuple(s.masked_fill(rows, value) for s, value in zip(states, cell.initial, strict=True))
 
 
-def given(vectors: Tensor | None, constants: Tensor | None, dtype: torch.dtype) -> tuple[State, State]:
-    """What steps take besides: a direction's vectors, `(H,)` each, and constants for all steps, `(T, B, 1)` each."""
-    own = () if vectors is None else vectors.to(dtype).unbind(0)
-    return own, () if constants is None else constants.to(dtype).unsqueeze(-1).unbind(2)
+def given(
+    vectors: Tensor | None, constants: Tensor | None, d: int, heads: int, dtype: torch.dtype
+) -> tuple[State, State]:
+    """What the steps of direction d take besides: vectors, `(H,)` or `(heads, H)` each, and constants for all of them,
+    `(T, B, 1)` or `(T, B, 1, 1)` each."""
+    own: State = ()
+    if vectors is not None:
+        vectors = vectors.to(dtype)
+        own = vectors[d].unbind(0) if heads == 1 else vectors[d * heads : (d + 1) * heads].unbind(1)
+    if constants is None:
+        return own, ()
+    constants = constants.to(dtype).unsqueeze(-1)
+    return own, (constants if heads == 1 else constants.unsqueeze(-1)).unbind(2)
 
 
 def computed(dtype: torch.dtype) -> torch.dtype:
@@ -128,22 +139,23 @@ def computed(dtype: torch.dtype) -> torch.dtype:
 
 def scan(inputs: Inputs, cell: Cell, save: bool, keep_cells: bool) -> Results:
     """`Backend.scan`; `lengths` of rows that come longest first cost least."""
-    x, weight, bias, state, lengths, resets, vectors, constants = inputs
+    x, weight, bias, state, lengths, resets, vectors, constants, heads = inputs
     dtype = x.dtype
     x, weight, state = (tensor.to(computed(dtype)) for tensor in (x, weight, state))
-    T, B, D, _, H = x.shape
-    output = x.new_empty((T, B, D, H))
-    cells = x.new_empty((T, B, D, cell.states - 1, H) if save or keep_cells else (0,))
-    saved = x.new_empty((T, B, D, cell.saved, H) if save else (0,))
+    T, B, P, _, H = x.shape
+    output = x.new_empty((T, B, P, H))
+    cells = x.new_empty((T, B, P, cell.states - 1, H) if save or keep_cells else (0,))
+    saved = x.new_empty((T, B, P, cell.saved, H) if save else (0,))
     final = state.clone(memory_format=torch.contiguous_format)
-    for plan in plans(x, lengths, resets):
+    for plan in plans(x, lengths, resets, heads):
         d = plan.direction
-        others, gates = cells[:, :, d] if cells.numel() else None, saved[:, :, d] if saved.numel() else None
-        ends = state[:, d].unbind(0), final[:, d].unbind(0)
-        own_bias = None if bias is None else bias[d].to(x.dtype)
-        besides = given(None if vectors is None else vectors[d], constants, x.dtype)
-        kept = (output[:, :, d].unsqueeze(2), others, gates)
-        _forward(cell, plan, x[:, :, d], weight[d], own_bias, *ends, besides, kept)
+        others, gates = (products.own(kept, d, heads) if kept.numel() else None for kept in (cells, saved))
+        places = (products.own(output, d, heads).unsqueeze(-2), others, gates)
+        ends = products.own_states(state, d, heads), products.own_states(final, d, heads)
+        own_bias = None if bias is None else (bias[d] if heads == 1 else bias[d * heads : (d + 1) * heads]).to(x.dtype)
+        besides = given(vectors, constants, d, heads, x.dtype)
+        through = products.of(weight, d, heads, cell.inner).forward()
+        _forward(cell, plan, products.own(x, d, heads), through, own_bias, *ends, besides, places)
     return Results(output.to(dtype), final.to(dtype), cells.to(dtype), saved.to(dtype))
 
 
@@ -151,29 +163,26 @@ def _forward(
     cell: Cell,
     plan: Plan,
     x: Tensor,
-    weight: Tensor,
+    through: products.Full,
     bias: Tensor | None,
     initial: State,
     final: State,
     given_all: tuple[State, State],
     kept: tuple[Tensor, Tensor | None, Tensor | None],
 ) -> None:
-    """One direction.
+    """One direction; of heads, each shape has their axis before those of gates and units.
 
     Args:
         cell, plan: the cell, and the rows of each step.
         x: the gates' input part, `(T, B, GATES, H)`.
-        weight, bias: `(GATES, H, H)` and `(GATES, H)`, or None.
+        through: the recurrent weights.
+        bias: `(GATES, H)`, or None.
         initial, final: the states, `(B, H)` each; final ones are written, where they differ from the initial ones.
         given_all: `given`.
         kept: where h, the other states and what backward needs go, `(T, B, COUNT, H)` each, or None.
     """
-    G, H, _ = weight.shape
-    outer = G - cell.inner
-    # Contiguous, since the product would otherwise pack them anew at every step.
-    weights = weight[:outer].reshape(outer * H, H).t().contiguous()
-    inner_weights = weight[outer:].reshape(-1, H).t().contiguous()
     vectors, constants = given_all
+    G, outer, H = cell.gates, through.outer, initial[0].shape[1:].numel()
     empty = tuple(i[:0] for i in initial)
     present_at = None if plan.present is None or plan.sorted else plan.present.unbind(0)
     current: State = ()
@@ -187,12 +196,11 @@ def _forward(
         own = x[start:stop, :width]
         if cell.splits_bias:
             r = own.new_zeros(own.shape) if bias is None else bias.expand(own.shape).clone()
-            x_gates = list(zip(*(own[:, :, g].unbind(0) for g in range(G)), strict=True))
+            x_gates = list(zip(*(own.select(-2, g).unbind(0) for g in range(G)), strict=True))
         else:
             r, x_gates = own.clone(memory_format=torch.contiguous_format), None
-        r_gates = list(zip(*(r[:, :, g].unbind(0) for g in range(outer)), strict=True))
-        r_rows = r[:, :, :outer].flatten(2).unbind(0)
-        inner_parts = r[:, :, outer:].flatten(2).unbind(0)
+        r_gates = list(zip(*(r.select(-2, g).unbind(0) for g in range(outer)), strict=True))
+        r_rows, inner_parts = through.sums(r), through.parts(r)
         before = current[0].shape[0] if current else 0
         if width > before:
             current = tuple(torch.cat((s, s0[before:width])) for s, s0 in zip(current or empty, initial, strict=True))
@@ -208,9 +216,9 @@ def _forward(
             previous = begun(plan.cut_at(t, width), current, cell)
 
             def inner(v: Tensor, part: Tensor = inner_parts[i]) -> Tensor:
-                return torch.addmm(part, v, inner_weights)
+                return through.inner(part, v)
 
-            r_rows[i].addmm_(previous[0], weights)
+            through.add(r_rows[i], previous[0])
             besides = (*vectors, *(c[t, :width] for c in constants))
             now, saved = cell.step(None if x_gates is None else x_gates[i], r_gates[i], previous, besides, inner)
             steps.append((now, saved))
@@ -241,6 +249,6 @@ def zero_past(place: Tensor, plan: Plan, blocks: list[tuple[int, int]]) -> None:
 def _keep(place: Tensor, start: int, values: list[State], absent: Tensor | None) -> None:
     """Write the values of some steps, COUNT of `(n, H)` each, into `(T, B, COUNT, H)` from step `start` on; zero where
     absent."""
-    steps, count, (n, H) = len(values), len(values[0]), values[0][0].shape
-    joined = torch.stack([v for step in values for v in step]).view(steps, count, n, H).transpose(1, 2)
+    steps, count, (n, *units) = len(values), len(values[0]), values[0][0].shape
+    joined = torch.stack([v for step in values for v in step]).view(steps, count, n, *units).movedim(1, -2)
     place[start : start + steps, :n].copy_(joined if absent is None else joined.masked_fill(absent.unsqueeze(2), 0))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastrnn.backends import products
 from fastrnn.backends.aten_scan import BLOCK_ELEMENTS, Plan, begun, computed, given, plans, zero_past, zeroed
 from fastrnn.cells import Cell, State
 from fastrnn.kernels.tensors import Gradients, Kept, Upstream
@@ -74,7 +75,7 @@ def _linear(
     shape = (len(to_gates), *now[0].shape)
 
     def joined(d: State) -> list[Tensor | None]:
-        coefficients = torch.stack([g.expand(shape) for g in d], 3)
+        coefficients = torch.stack([g.expand(shape) for g in d], -2)
         if absent is not None and not hand_on:
             coefficients.masked_fill_(absent.unsqueeze(2), 0)
         return [c if there else None for c, there in zip(coefficients.unbind(0), to_gates, strict=True)]
@@ -95,10 +96,11 @@ def _linear(
 
 
 class _Direction(NamedTuple):
-    """One direction's tensors in backward, `(T, B, ...)` but for the first and the states' ends.
+    """One direction's tensors in backward, `(T, B, ...)` but for the first and the states' ends; of heads, each has
+    their axis before those of gates and units.
 
     Attributes:
-        weight: `(GATES, H, H)`.
+        back: the recurrent weights.
         initial: the initial states, `(B, H)` each.
         now: every step's states, h first.
         saved: what `step_backward` needs beyond them.
@@ -109,7 +111,7 @@ class _Direction(NamedTuple):
         dvectors: what the vectors' gradients are added to, `(VECTORS, H)`.
     """
 
-    weight: Tensor
+    back: products.Full
     initial: State
     now: State
     saved: State
@@ -125,42 +127,43 @@ class _Direction(NamedTuple):
 def scan_backward(upstream: Upstream, kept: Kept, cell: Cell) -> Gradients:
     """`Backend.scan_backward`."""
     dout, dfinal, dcells = upstream
-    weight, state, lengths, resets, output, cells, saved, vectors, constants = kept
+    weight, state, lengths, resets, output, cells, saved, vectors, constants, heads = kept
     dtype = output.dtype
     weight, state, output, cells, saved = (t.to(computed(dtype)) for t in (weight, state, output, cells, saved))
-    T, B, D, H = output.shape
-    dr = output.new_empty((T, B, D, cell.gates, H))
+    T, B, P, H = output.shape
+    dr = output.new_empty((T, B, P, cell.gates, H))
     dx = torch.empty_like(dr) if cell.splits_bias else dr
     dfinal = torch.zeros_like(state) if dfinal is None else dfinal.to(output.dtype)
-    directions = plans(output, lengths, resets)
+    directions = plans(output, lengths, resets, heads)
     dstate = torch.zeros_like(state)
-    dvectors = output.new_zeros((D, cell.vectors, H))
+    dvectors = output.new_zeros((P, cell.vectors, H))
     if lengths is not None and directions[0].sorted:
         # A row without steps hands its gradient over as it is; where rows are in no order, it does so step by step.
         dstate = torch.where((lengths == 0).unsqueeze(1), dfinal, dstate)
     for plan in directions:
-        d = plan.direction
+        steps = functools.partial(products.own, d=plan.direction, heads=heads)
+        states = functools.partial(products.own_states, d=plan.direction, heads=heads)
         of = _Direction(
-            weight[d],
-            state[:, d].unbind(0),
-            (output[:, :, d], *cells[:, :, d].unbind(2)) if cell.states > 1 else (output[:, :, d],),
-            saved[:, :, d].unbind(2) if cell.saved else (),
-            dfinal[:, d].unbind(0),
-            dstate[:, d].unbind(0),
+            products.of(weight, plan.direction, heads, cell.inner),
+            states(state),
+            (steps(output), *steps(cells).unbind(-2)) if cell.states > 1 else (steps(output),),
+            steps(saved).unbind(-2) if cell.saved else (),
+            states(dfinal),
+            states(dstate),
             (
-                None if dout is None else dout[:, :, d],
-                *(None if dcells is None else dcells[:, :, d, s] for s in range(cell.states - 1)),
+                None if dout is None else steps(dout),
+                *(None if dcells is None else steps(dcells).select(-2, s) for s in range(cell.states - 1)),
             ),
-            dx[:, :, d],
-            dr[:, :, d],
-            given(None if vectors is None else vectors[d], constants, output.dtype),
-            dvectors[d],
+            steps(dx),
+            steps(dr),
+            given(vectors, constants, plan.direction, heads, output.dtype),
+            dvectors[plan.direction] if heads == 1 else dvectors[plan.direction * heads : (plan.direction + 1) * heads],
         )
-        blocks = plan.blocks(BLOCK_ELEMENTS // H)
+        blocks = plan.blocks(BLOCK_ELEMENTS // (heads * H))
         carried: State = ()
         for start, stop in reversed(blocks):
             carried = _backward(cell, plan, of, start, stop, carried)
-        for gradient in (dr[:, :, d], dx[:, :, d])[: 1 + cell.splits_bias]:
+        for gradient in (of.dr, of.dx)[: 1 + cell.splits_bias]:
             zero_past(gradient, plan, blocks)
     return Gradients(dx.to(dtype), dr.to(dtype), dstate.to(dtype), dvectors.to(dtype) if cell.vectors else None)
 
@@ -227,7 +230,7 @@ def _to_add_to(given: Tensor | None, absent: Tensor | None, carried: Tensor, at:
 def _backward(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int, carried: State) -> State:
     """Backward through the steps `start <= t < stop`, given the gradients of their last step's states from the block
     that follows, if one does; returns those for the block before, `(n, H)` each."""
-    width, steps, H, d = plan.rows[start], stop - start, of.weight.shape[1], plan.direction
+    width, steps, d = plan.rows[start], stop - start, plan.direction
     here = (slice(start, stop), slice(width))
     absent, hand_on = plan.absent(start, stop), not plan.sorted
     saved, now = (tuple(s[here] for s in tensors) for tensors in (of.saved, of.now))
@@ -235,21 +238,19 @@ def _backward(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int, car
     linear = _linear(cell, saved, _previous(cell, plan, of, start, stop), now, besides, absent, hand_on)
     # Where a zero coefficient may meet an infinite gradient.
     masks = absent.unsqueeze(-1).unbind(0) if absent is not None and hand_on else None
-    outer = cell.gates - cell.inner
-    weights, inner_weights = of.weight[:outer].reshape(outer * H, H), of.weight[outer:].reshape(-1, H)
     # The gradients of this block's steps, and of one more; and all views at once, as in forward.
-    at, sizes = 0 if d else steps, (steps + 1, width, H)
+    at, sizes = 0 if d else steps, (steps + 1, width, *of.now[0].shape[2:])
     carried = carried or tuple(g[:0] for g in of.dinitial)
     gradients = [
         _to_add_to(None if given is None else given[here], absent, c, at, sizes)
         for given, c in zip(of.upstream, carried, strict=True)
     ]
     dstate = list(zip(*(g.unbind(0) for g in gradients), strict=True))
-    gradients = [g[1 - d : steps + 1 - d].unsqueeze(2) for g in gradients]
+    gradients = [g[1 - d : steps + 1 - d].unsqueeze(-2) for g in gradients]
     wanted = cell.inner and (cell.splits_bias or linear.dvectors)
-    throughs = gradients[0].new_empty((steps, width, 1, H)) if wanted else None
+    throughs = torch.empty_like(gradients[0]) if wanted else None
     spread = list(zip(*(g.unbind(0) for g in gradients), strict=True))
-    dr_at, rows_at = of.dr[here].unbind(0), of.dr[here][:, :, :outer].flatten(2).unbind(0)
+    dr_at, rows_at = of.dr[here].unbind(0), of.back.rows(of.dr[here])
     gates_at = _by_step(linear.dr, steps)
     states_at = list(zip(*(_by_step(row, steps) for row in linear.dstate), strict=True))
     for t in reversed(plan.times(start, stop)):
@@ -263,22 +264,22 @@ def _backward(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int, car
         if masks is not None:
             dr_at[i].masked_fill_(masks[i], 0)
         if cell.inner:
-            through = dr_at[i][:, outer] @ inner_weights
+            through = of.back.inner_back(dr_at[i].select(-2, of.back.outer))
             if throughs is not None:
-                throughs[i].copy_(through.unsqueeze(1))
+                throughs[i].copy_(through.unsqueeze(-2))
             upstream = (*upstream, through)
-            _accumulate(dr_at[i], (through.unsqueeze(1),), gates_at[i][-1:], True)
+            _accumulate(dr_at[i], (through.unsqueeze(-2),), gates_at[i][-1:], True)
         if plan.cut is not None and plan.some_cut[t]:
             cut = plan.cut[t, :width]
             rows, upstream = rows.masked_fill(cut, 0), zeroed(cut, upstream)
         before = dstate[i + d] if come else of.dinitial
         if come == n:
-            _hand_on(before, upstream, coefficients, rows, weights)
+            _hand_on(before, upstream, coefficients, rows, of.back)
             continue
         for own, places in ((slice(0, come), before), (slice(come, n), of.dinitial)):
             if own.start < own.stop:
                 part = tuple(tuple(None if c is None else c[own] for c in row) for row in coefficients)
-                _hand_on(_rows(places, own), _rows(upstream, own), part, rows[own], weights)
+                _hand_on(_rows(places, own), _rows(upstream, own), part, rows[own], of.back)
     come_to = (*gradients, *([] if throughs is None else [throughs]))
     for g, c in zip(come_to, linear.dvectors, strict=False):
         of.dvectors.add_((g * c).sum((0, 1)))
@@ -290,9 +291,13 @@ def _backward(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int, car
 
 
 def _hand_on(
-    places: State, upstream: State, coefficients: tuple[tuple[Tensor | None, ...], ...], rows: Tensor, weights: Tensor
+    places: State,
+    upstream: State,
+    coefficients: tuple[tuple[Tensor | None, ...], ...],
+    rows: Tensor,
+    back: products.Full,
 ) -> None:
     """Add to the gradients of the states that a step comes from what it has for them."""
     for place, row in zip(places, coefficients, strict=True):
         _accumulate(place, upstream, row, True)
-    places[0].addmm_(rows, weights)
+    back.add_back(places[0], rows)

@@ -104,19 +104,23 @@ def tf32_allowed() -> bool:
 
 
 def scan_shape(
-    cell: Cell, backward: bool, dtype: torch.dtype, batch: int, hidden: int, directions: int, save: bool = True
-) -> ScanShape:
-    """What the launch of one scan is chosen by, under torch's present TF32 switch; `save`: for a backward scan."""
+    cell: Cell, backward: bool, dtype: torch.dtype, batch: int, hidden: int, directions: int, save: bool = True,
+    heads: int = 1, diagonal: bool = False,
+) -> ScanShape:  # fmt: skip
+    """What the launch of one scan is chosen by, under torch's present TF32 switch; `save`: for a backward scan;
+    the rest as `ScanShape` has it."""
     ieee = dtype == torch.float32 and not tf32_allowed()
-    moved = cell.moved(backward, save)
-    return ScanShape(cell.gates, backward, dtype.itemsize, batch, hidden, directions, ieee, cell.inner, moved)
+    moved, sizes = cell.moved(backward, save), (batch, hidden, directions)
+    return ScanShape(cell.gates, backward, dtype.itemsize, *sizes, ieee, cell.inner, moved, heads, diagonal)
 
 
 def passes(problem: Problem) -> list[ScanShape]:
     """The scans of one layer of `problem`: forward, and backward where gradients are needed."""
-    sizes = (problem.dtype, problem.batch, problem.hidden, problem.directions)
+    diagonal = problem.heads == problem.hidden > 1
+    heads = 1 if diagonal else problem.heads
+    sizes = (problem.dtype, problem.batch, problem.hidden // heads, problem.directions)
     return [
-        scan_shape(problem.cell, backward, *sizes, problem.grad)
+        scan_shape(problem.cell, backward, *sizes, problem.grad, heads, diagonal)
         for backward in ((False, True) if problem.grad else (False,))
     ]
 
@@ -156,9 +160,11 @@ def _precision() -> str:
     return "tf32" if tf32_allowed() else "ieee"
 
 
-def _launches_of(cell: Cell, backward: bool, output: Tensor, schedule: str) -> Launches:
-    """The launches for tensors shaped `(T, B, D, ..., H)` like `output`."""
-    shape = scan_shape(cell, backward, output.dtype, output.shape[1], output.shape[-1], output.shape[2])
+def _launches_of(cell: Cell, backward: bool, output: Tensor, weight: Tensor, heads: int, schedule: str) -> Launches:
+    """The launches for tensors shaped `(T, B, P, ..., H)` like `output`."""
+    B, P, H = output.shape[1], output.shape[2], output.shape[-1]
+    diagonal = weight.shape[-1] < H
+    shape = scan_shape(cell, backward, output.dtype, B, H, P // heads, heads=heads, diagonal=diagonal)
     return launches(shape, device_limits(output.device), schedule)
 
 
@@ -177,28 +183,29 @@ def scan(inputs: Inputs, cell: Cell, schedule: str, save: bool, cells: bool) -> 
     """`kernels.triton.launch.scan_fwd` under the launch chosen for these sizes."""
     from fastrnn.kernels.triton.launch import scan_fwd
 
-    x, weight, bias, state, lengths, resets, vectors, constants = inputs
-    _, B, D, G, H = x.shape
-    if state.shape != (cell.states, D, B, H) or weight.shape != (D, G, H, H):
+    x, weight, bias, state, lengths, resets, vectors, constants, heads = inputs
+    _, B, P, G, H = x.shape
+    matrices = weight.shape == (P, G, H, H) or (weight.shape == (P, G, H, 1) and heads == 1)
+    if state.shape != (cell.states, P, B, H) or not matrices or P % heads:
         # The kernels address memory by the sizes of x alone.
         raise RuntimeError(f"state {tuple(state.shape)} and weight {tuple(weight.shape)} do not fit x {tuple(x.shape)}")
     bias, resets = _contiguous(bias), _contiguous(resets)
-    besides = _besides(vectors, constants)
+    besides = (*_besides(vectors, constants), heads)
     inputs = Inputs(x.contiguous(), weight.contiguous(), bias, state.contiguous(), lengths, resets, *besides)
     variant = _variant(cell, x.dtype, lengths is not None, resets is not None, bias is not None, save, cells)
     call = functools.partial(scan_fwd, inputs, cell, precision=_precision(), save=save, cells=cells)
-    return _launches_of(cell, False, x, schedule).run(call, variant)
+    return _launches_of(cell, False, x, weight, heads, schedule).run(call, variant)
 
 
 def scan_backward(upstream: Upstream, kept: Kept, cell: Cell, schedule: str) -> Gradients:
     """`kernels.triton.launch.scan_bwd` under the launch chosen for these sizes."""
     from fastrnn.kernels.triton.launch import scan_bwd
 
-    weight, state, lengths, resets, output, others, saved, vectors, constants = kept
-    of_results = (output, others, saved, *_besides(vectors, constants))
+    weight, state, lengths, resets, output, others, saved, vectors, constants, heads = kept
+    of_results = (output, others, saved, *_besides(vectors, constants), heads)
     kept = Kept(weight.contiguous(), state.contiguous(), lengths, _contiguous(resets), *of_results)
     upstream = Upstream(*map(_contiguous, upstream))
     flags = upstream.output is not None, upstream.cells is not None
     variant = _variant(cell, output.dtype, lengths is not None, resets is not None, *flags)
     call = functools.partial(scan_bwd, upstream, kept, cell, precision=_precision())
-    return _launches_of(cell, True, output, schedule).run(call, variant)
+    return _launches_of(cell, True, output, weight, heads, schedule).run(call, variant)

@@ -25,7 +25,7 @@ _TILE = 16
 
 def comparable(problem: Problem) -> bool:
     """Whether cuDNN is what ours compete with: torch's own cell, and nothing asked for that torch's layers lack."""
-    asked = problem.packed or problem.lengths or problem.resets or problem.cells
+    asked = problem.packed or problem.lengths or problem.resets or problem.cells or problem.heads > 1
     if problem.cell.mode not in aten.MODES or asked or (problem.grad and problem.evaluating) or fused.interpreting():
         return False
     enabled, deterministic, _ = switches()

@@ -27,51 +27,71 @@ def cuts(resets: Tensor | None, lengths: Tensor | None, direction: int) -> Tenso
     return cut & (torch.arange(direction, len(resets) + direction, device=resets.device).unsqueeze(1) < lengths)
 
 
+def _product(h: Tensor, weight: Tensor) -> Tensor:
+    """Each head's `(heads, B, H)` by its matrices, `(heads, n, H, H)`, or by their diagonals: `(heads, B, n, H)`."""
+    heads, n, H, K = weight.shape
+    if K < H:
+        return h.unsqueeze(2) * weight.reshape(heads, 1, n, H)
+    return (h @ weight.reshape(heads, n * H, H).transpose(1, 2)).reshape(heads, -1, n, H)
+
+
+def _product_backward(dr: Tensor, weight: Tensor) -> Tensor:
+    """What a product's gradient, `(heads, B, n, H)`, is to its h."""
+    # Not einsum, flatten or a slice of all, for which vmap, taking batched gradients, has no rule here.
+    heads, n, H, K = weight.shape
+    if K < H:
+        return (dr * weight.reshape(heads, 1, n, H)).sum(2)
+    return dr.reshape(heads, -1, n * H) @ weight.reshape(heads, n * H, H)
+
+
 def scan(inputs: Inputs, cell: Cell) -> Results:
     """`Backend.scan`, to be differentiated by autograd: nothing is saved."""
-    x, weight, bias, state, lengths, resets, vectors, constants = inputs
-    T, B, D, G, H = x.shape
+    x, weight, bias, state, lengths, resets, vectors, constants, heads = inputs
+    T, _, P, G, _ = x.shape
     outer = G - cell.inner
     outputs, finals = [], []
-    for d in range(D):
-        through = weight[d].reshape(G * H, H).t()
+    for d in range(P // heads):
+        own, first = weight.narrow(0, d * heads, heads), d * heads
 
-        def multiply(h: Tensor, first: int, last: int, d: int = d, through: Tensor = through) -> Tensor:
-            r = (h @ through[:, first * H : last * H]).reshape(B, last - first, H)
-            return r if bias is None else r + bias[d, first:last]
+        def multiply(h: Tensor, start: int, count: int, own: Tensor = own, first: int = first) -> tuple[Tensor, ...]:
+            r = _product(h, own.narrow(1, start, count))
+            if bias is not None:
+                r = r + bias.narrow(0, first, heads).narrow(1, start, count).unsqueeze(1)
+            return r.unbind(2)
 
-        current = tuple(state[:, d])
+        current = state.narrow(1, first, heads).unbind(0)  # (heads, B, H) each
         nothing, start = (torch.zeros_like(current[0]),) * cell.states, _start(cell, current[0])
+        of_units = _of_units(vectors, first, heads)
         cut = cuts(resets, lengths, d)
         steps: list[Tensor] = [x] * T
         for t in range(T) if d == 0 else reversed(range(T)):
             if cut is not None:
                 current = _where(cut[t], start, current)
             r = multiply(current[0], 0, outer)
-            new = cell.new_state(
-                x[t, :, d].unbind(1),
-                r.unbind(1),
-                current,
-                given_at(t, d, vectors, constants),
-                lambda v: multiply(v, outer, G).squeeze(1),
-            )
+            gates = x[t].narrow(1, first, heads).transpose(0, 1).unbind(2)
+            given = (*of_units, *_at(t, constants))
+            new = cell.new_state(gates, r, current, given, lambda v: multiply(v, outer, cell.inner)[0])
             shown = new
             if lengths is not None:
                 active = t < lengths
                 shown, current = _where(active, new, nothing), _where(active, new, current)
             else:
                 current = new
-            steps[t] = torch.stack(shown, 1)
+            steps[t] = torch.stack(shown, 2)
         outputs.append(torch.stack(steps))
         finals.append(torch.stack(current))
-    every = torch.stack(outputs, 2)
-    return Results(every[:, :, :, 0], torch.stack(finals, 1), every[:, :, :, 1:], x.new_empty(0))
+    every = torch.cat(outputs, 1).transpose(1, 2)
+    return Results(every[:, :, :, 0], torch.cat(finals, 1), every[:, :, :, 1:], x.new_empty(0))
 
 
-def given_at(t: int, d: int, vectors: Tensor | None, constants: Tensor | None) -> tuple[Tensor, ...]:
-    """What a step at t takes besides its parts and states: vectors `(H,)`, constants `(B, 1)`."""
-    own = () if vectors is None else vectors[d].unbind(0)
-    return own if constants is None else (*own, *constants[t].unsqueeze(-1).unbind(1))
+def _of_units(vectors: Tensor | None, first: int, heads: int) -> tuple[Tensor, ...]:
+    """The vectors of a direction's heads, `(heads, 1, H)` each."""
+    return () if vectors is None else vectors.narrow(0, first, heads).unsqueeze(1).unbind(2)
+
+
+def _at(t: int, constants: Tensor | None) -> tuple[Tensor, ...]:
+    """The constants of time step t, `(B, 1)` each."""
+    return () if constants is None else constants[t].unsqueeze(-1).unbind(1)
 
 
 def _start(cell: Cell, like: Tensor) -> tuple[Tensor, ...]:
@@ -89,58 +109,64 @@ def scan_backward(upstream: Upstream, kept: Kept, cell: Cell, dsaved: Tensor | N
     `dsaved` is the gradient of what was saved, like it, or None for zero.
     """
     dout, dfinal, dcells = upstream
-    weight, state, lengths, resets, output, cells, saved, vectors, constants = kept
-    T, B, D, H = output.shape
+    weight, state, lengths, resets, output, cells, saved, vectors, constants, heads = kept
+    T, B, P, H = output.shape
     outer = cell.gates - cell.inner
-    zero = output.new_zeros(B, H)
+    zero = output.new_zeros(heads, B, H)
     nothing, start = (zero,) * cell.states, _start(cell, zero)
     per_direction = []
-    for d in range(D):
-        dstate = nothing if dfinal is None else dfinal[:, d].unbind(0)
+    for d in range(P // heads):
+        first = d * heads
+        own = weight.narrow(0, first, heads)
+        dstate = nothing if dfinal is None else dfinal.narrow(1, first, heads).unbind(0)
         dx, dr = [output] * T, [output] * T
         dvectors = (zero,) * cell.vectors
         cut = cuts(resets, lengths, d)
+        initial, of_units = state.narrow(1, first, heads).unbind(0), _of_units(vectors, first, heads)
 
-        def inner(v: Tensor, d: int = d) -> Tensor:
-            return v @ weight[d, outer]
+        def at(steps: Tensor, t: int, first: int = first) -> Tensor:
+            """`(heads, B, ...)`: what there is of step t."""
+            return steps[t].narrow(1, first, heads).transpose(0, 1)
+
+        def inner(v: Tensor, own: Tensor = own) -> Tensor:
+            return _product_backward(v.unsqueeze(2), own.narrow(1, outer, cell.inner))
 
         for t in reversed(range(T)) if d == 0 else range(T):
             previous = t - 1 if d == 0 else min(t + 1, T - 1)
-            before = (output[previous, :, d], *cells[previous, :, d].unbind(1))
+            before = (at(output, previous), *at(cells, previous).unbind(2))
             if t == 0 if d == 0 else lengths is None and t == T - 1:
-                before = tuple(state[:, d])
+                before = initial
             elif d == 1 and lengths is not None:
-                before = _where(lengths == t + 1, tuple(state[:, d]), before)
+                before = _where(lengths == t + 1, initial, before)
             if cut is not None:
                 before = _where(cut[t], start, before)
             outside = (
-                zero if dout is None else dout[t, :, d],
-                *(nothing[1:] if dcells is None else dcells[t, :, d].unbind(1)),
+                zero if dout is None else at(dout, t),
+                *(nothing[1:] if dcells is None else at(dcells, t).unbind(2)),
             )
             dnow = tuple(a + b for a, b in zip(dstate, outside, strict=True))
-            gates = saved[t, :, d].unbind(1) if cell.saved else ()
-            dgates = (None,) * cell.saved if dsaved is None else dsaved[t, :, d].unbind(1)
-            now = (output[t, :, d], *cells[t, :, d].unbind(1))
-            given = given_at(t, d, vectors, constants)
+            gates = at(saved, t).unbind(2) if cell.saved else ()
+            dgates = (None,) * cell.saved if dsaved is None else at(dsaved, t).unbind(2)
+            now, given = (at(output, t), *at(cells, t).unbind(2)), (*of_units, *_at(t, constants))
             dx_t, dr_t, dprevious, dgiven = cell.step_backward(dnow, dgates, gates, before, now, given, inner)
             if lengths is not None:
                 dgiven = _where(t < lengths, dgiven, (zero,) * len(dgiven))
             dvectors = tuple(a + b for a, b in zip(dvectors, dgiven, strict=True))
-            dx[t], dr[t] = torch.stack(dx_t, 1), torch.stack(dr_t, 1)
+            dx[t], dr[t] = torch.stack(dx_t, 2), torch.stack(dr_t, 2)
             if lengths is not None:
                 active = (t < lengths).view(B, 1, 1)
                 dx[t], dr[t] = (torch.where(active, g, torch.zeros_like(g)) for g in (dx[t], dr[t]))
-            # Not einsum, flatten or a slice of all, for which vmap, taking batched gradients, has no rule here.
-            through = dr[t].narrow(1, 0, outer).reshape(B, outer * H) @ weight[d, :outer].reshape(outer * H, H)
+            through = _product_backward(dr[t].narrow(2, 0, outer), own.narrow(1, 0, outer))
             dprevious = (dprevious[0] + through, *dprevious[1:])
             if cut is not None:
                 dprevious = _where(cut[t], nothing, dprevious)
             dstate = dprevious if lengths is None else _where(t < lengths, dprevious, dstate)
-        summed = torch.stack(dvectors).sum(1) if dvectors else zero
+        summed = torch.stack(dvectors, 1).sum(2) if dvectors else zero
         per_direction.append((torch.stack(dx), torch.stack(dr), torch.stack(dstate), summed))
-    dx_all, dr_all, dstate_all, dvectors_all = zip(*per_direction, strict=True)
-    own = torch.stack(dvectors_all) if cell.vectors else None
-    return Gradients(torch.stack(dx_all, 2), torch.stack(dr_all, 2), torch.stack(dstate_all, 1), own)
+    *parts, all_dvectors = zip(*per_direction, strict=True)
+    dx_all, dr_all, dstate_all = (torch.cat(part, 1) for part in parts)
+    of_vectors = torch.cat(all_dvectors) if cell.vectors else None
+    return Gradients(dx_all.transpose(1, 2), dr_all.transpose(1, 2), dstate_all, of_vectors)
 
 
 class _Reference(Backend):

@@ -36,10 +36,12 @@ def refuse_packed() -> None:
         )
 
 
-def _check(cell: Cell, extras: Extras, older: bool) -> None:
+def _check(stack: Stack, extras: Extras, older: bool) -> None:
     """Raise RuntimeError, with a remedy, for what ONNX's operators, or the older exporter's, do not have."""
-    lacking = None
-    if extras.resets is not None:
+    cell, lacking = stack.cell, None
+    if stack.heads > 1:
+        lacking = f"heads={stack.heads}: torch.export takes it, for a program that runs where fastrnn is"
+    elif extras.resets is not None:
         lacking = "resets=: export a model that calls the layer without, and cut its input where episodes begin"
     elif extras.cells:
         lacking = "return_cells=True: export a model that calls a cell step by step, for a fixed number of steps"
@@ -133,7 +135,7 @@ def run(
         RuntimeError, with a remedy: what they do not have.
     """
     older = recorder() == TRACED
-    _check(stack.cell, extras, older)
+    _check(stack, extras, older)
     if older:
         return aten.BACKEND.layers(stack, input, batch_sizes, hx, flat_weights, batch_first)
     D = 2 if stack.bidirectional else 1

@@ -111,8 +111,8 @@ def convert(model: nn.Module, backend: str = "auto", *, subclass: bool = True) -
 def revert(model: nn.Module) -> list[str]:
     """Undo `convert`: turn every fastrnn layer and cell in `model`, itself included, into torch.nn's, in place.
 
-    Layers that were made as fastrnn's are turned as well. Left alone are subclasses of fastrnn's, and GRUs with
-    `reset_after=False`, which torch has not.
+    Layers that were made as fastrnn's are turned as well. Left alone are subclasses of fastrnn's, and what torch
+    has not: GRUs with `reset_after=False`, and layers with `heads`.
 
     Args:
         model: the model.
@@ -134,6 +134,7 @@ def revert(model: nn.Module) -> list[str]:
         if _change_class(module, _TO_TORCHS):
             del module.backend
             vars(module).pop("reset_after", None)
+            vars(module).pop("heads", None)
             reverted.append(name)
     return reverted
 
@@ -200,7 +201,7 @@ def _reason_to_skip(module: nn.Module) -> str | None:
 def _change_class(module: nn.Module, classes: Mapping[type[nn.Module], type[nn.Module]]) -> bool:
     """Give the module the class that `classes` has for its own; False if there is none."""
     kind = _kind(module)
-    if kind not in classes or not getattr(module, "reset_after", True):
+    if kind not in classes or not getattr(module, "reset_after", True) or getattr(module, "heads", 1) != 1:
         return False
     cls = classes[kind]
     if parametrize.is_parametrized(module):

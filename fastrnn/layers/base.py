@@ -17,11 +17,11 @@ from fastrnn import stack
 from fastrnn.batch import batch_of
 from fastrnn.cells import BY_MODE, Cell
 from fastrnn.graphs.onnx import refuse_packed
-from fastrnn.layers.checks import checked_lengths, checked_resets
+from fastrnn.layers.checks import checked_heads, checked_lengths, checked_resets
 from fastrnn.scan.choice import check_name
 from fastrnn.scan.problem import NO_EXTRAS, Extras, Problem, Stack
 
-_OURS = ("backend", "reset_after")
+_OURS = ("backend", "reset_after", "heads")
 
 
 def torch_twin(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
@@ -48,20 +48,40 @@ class Layers(nn.RNNBase):
     """What the three layers share. Subclasses differ in their constructor and in the shape of `hx`."""
 
     backend: str = "auto"  # of instances that were given a class of ours, and nothing else
+    heads: int = 1  # on the instance only where it is not
 
-    def __init__(self, mode: str, *args: Any, backend: str = "auto", **kwargs: Any) -> None:
+    def __init__(self, mode: str, *args: Any, backend: str = "auto", heads: int = 1, **kwargs: Any) -> None:
         self.backend = check_name(backend)
+        if heads != 1:
+            self.heads = checked_heads(heads, hidden_size=args[1], proj_size=args[7])
         # By name: in a class that derives from torch.nn's layer too, super() would be that one, which names the mode.
         nn.RNNBase.__init__(self, mode, *args, **kwargs)
 
+    def _init_flat_weights(self) -> None:
+        if self.heads != 1:
+            units = self.hidden_size // self.heads
+            for name in self._flat_weights_names:
+                weight = getattr(self, name, None)
+                if name.startswith("weight_hh") and isinstance(weight, nn.Parameter) and weight.shape[1] != units:
+                    # As torch.nn made it, and not yet initialised: this runs before that, and whenever weights move.
+                    self.register_parameter(name, nn.Parameter(weight.new_empty(weight.shape[0], units)))
+        super()._init_flat_weights()
+
+    def flatten_parameters(self) -> None:
+        if self.heads == 1:  # else cuDNN has nothing to lay them out for
+            super().flatten_parameters()
+
     def extra_repr(self) -> str:
         text = super().extra_repr()
+        text = text if self.heads == 1 else f"{text}, heads={self.heads}"
         return text if self.backend == "auto" else f"{text}, backend={self.backend!r}"
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What torch.jit.script compiles, and puts into the model: torch.nn's layer over the same parameters."""
         if not forward_is_ours(self):
             return self
+        if self.heads != 1:
+            raise RuntimeError("torch.jit.script has no layers with heads; use torch.compile or torch.export")
         return torch_twin(self, {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(self.mode, nn.RNN))
 
     def _weights(self) -> list[Tensor]:
@@ -122,7 +142,8 @@ class Layers(nn.RNNBase):
         return BY_MODE[self.mode]
 
     def _stack(self) -> Stack:
-        return Stack(self._cell(), self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)
+        training = self.training
+        return Stack(self._cell(), self.bias, self.num_layers, self.dropout, training, self.bidirectional, self.heads)
 
     def _prepare(self, input: Tensor | PackedSequence, hx: Any) -> tuple[Tensor, Any, Tensor | None]:
         """Check the arguments and bring them into the form `stack.run` takes: `(input, hx, batch_sizes)`."""

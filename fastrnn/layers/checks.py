@@ -1,10 +1,11 @@
-"""What callers may get wrong about `lengths` and `resets`, and the switch that has their values checked on a GPU."""
+"""What callers may get wrong about `heads`, `lengths` and `resets`, and the switch that has values on a GPU checked."""
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,28 @@ def debug(enabled: bool = True) -> Iterator[None]:
         yield
     finally:
         _DEBUG.reset(token)
+
+
+def checked_heads(heads: int, hidden_size: Any, proj_size: int) -> int:
+    """`heads`, where it is not 1.
+
+    Raises:
+        TypeError: no integer.
+        ValueError: it does not divide `hidden_size`, or there is a projection.
+    """
+    if not isinstance(heads, int) or isinstance(heads, bool):
+        raise TypeError(f"heads should be of type int, got: {type(heads).__name__}")
+    # Of another hidden_size torch says what is wrong.
+    if heads < 1 or (isinstance(hidden_size, int) and hidden_size > 0 and hidden_size % heads):
+        raise ValueError(
+            f"heads should be a positive divisor of hidden_size, got heads={heads} for hidden_size={hidden_size}: "
+            "choose another hidden_size, or heads=1 for recurrent weights in one piece"
+        )
+    if proj_size:
+        raise ValueError(
+            f"heads takes no projection, got heads={heads} with proj_size={proj_size}: leave out one of the two"
+        )
+    return heads
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:

@@ -58,6 +58,7 @@ class Recurrent(Layers):
         device: Any = None,
         dtype: Any = None,
         *,
+        heads: int = 1,
         backend: str = "auto",
     ) -> None:
         if not isinstance(cell, Cell):
@@ -68,7 +69,7 @@ class Recurrent(Layers):
         # Its checks and attributes are torch's; its parameters, which torch has of no such cell, are made below.
         super().__init__(
             "RNN_TANH", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, "meta",
-            dtype, backend=backend,
+            dtype, heads=heads, backend=backend,
         )  # fmt: skip
         self.cell, self.mode = cell, cell.mode
         self._make_parameters(device, dtype)
@@ -81,7 +82,7 @@ class Recurrent(Layers):
         for layer in range(self.num_layers):
             for suffix in ("", "_reverse")[: 2 if self.bidirectional else 1]:
                 width = H * (2 if self.bidirectional else 1) if layer else self.input_size
-                shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, width), "weight_hh": (rows, H)}
+                shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, width), "weight_hh": (rows, H // self.heads)}
                 if self.bias:
                     shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
                 shapes |= dict.fromkeys(self.cell.vector_names, (H,))
@@ -218,7 +219,7 @@ class SLSTM(Recurrent):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, backend: as in
             `fastrnn.LSTM`.
-        heads: how many blocks the recurrent matrix has.
+        heads: how many blocks the recurrent matrix has; it divides `hidden_size`.
 
     Gates are in the order i, f, z, o. `hx` and the final states are `(h, c, n, m)`. Other arguments, shapes and errors:
     as in `fastrnn.Recurrent`. docs/guide/your-own-cell.md says how weights of the published packages carry over.
@@ -236,9 +237,10 @@ class SLSTM(Recurrent):
         device: Any = None,
         dtype: Any = None,
         *,
+        heads: int = 4,
         backend: str = "auto",
     ) -> None:
         super().__init__(
             slstm, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype,
-            backend=backend,
+            heads=heads, backend=backend,
         )  # fmt: skip

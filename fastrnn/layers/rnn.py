@@ -22,6 +22,9 @@ class LSTM(Layers):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype: as in
             `torch.nn.LSTM`.
+        heads: how many blocks of hidden units see no other's past: a divisor of `hidden_size`, without `proj_size`.
+            `weight_hh_l*` is `(4 * hidden_size, hidden_size / heads)` then, and multiplies unit n by the units of its
+            own block, the `n // (hidden_size / heads)`-th. All of `hidden_size`: each unit sees itself alone.
         backend: `"auto"`, or `"persistent"`, `"stepwise"`, `"aten"` or `"reference"` to insist on one.
 
     Shapes (L = sequence length, N = batch, D = 2 if bidirectional else 1, H_out = proj_size or hidden_size):
@@ -41,8 +44,8 @@ class LSTM(Layers):
             `return_cells` a third, `(L, N, D * hidden_size)`, laid out like the output and zero where that is.
 
     Raises:
-        ValueError, RuntimeError: what `torch.nn.LSTM` raises, in its words; ValueError for an unknown backend,
-            RuntimeError with the reason for one that cannot run this layer.
+        ValueError, RuntimeError: what `torch.nn.LSTM` raises, in its words; ValueError for an unknown backend and for
+            `heads` that do not fit, RuntimeError with the reason for one that cannot run this layer.
         TypeError, ValueError: `lengths` or `resets` of another dtype or shape, or with a `PackedSequence`; `lengths`
             outside [0, L], where they are on the CPU.
     """
@@ -60,11 +63,12 @@ class LSTM(Layers):
         device: Any = None,
         dtype: Any = None,
         *,
+        heads: int = 1,
         backend: str = "auto",
     ) -> None:
         super().__init__(
             "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device,
-            dtype, backend=backend,
+            dtype, heads=heads, backend=backend,
         )  # fmt: skip
 
     # torch's own, so that sizes and wording are torch's.
@@ -143,7 +147,7 @@ class GRU(Layers):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as in
             `torch.nn.GRU`.
         reset_after: whether the reset gate applies after the recurrent matmul, as in torch.
-        backend: as in `fastrnn.LSTM`.
+        heads, backend: as in `fastrnn.LSTM`.
 
     Shapes, `lengths`, `resets` and errors: as in `fastrnn.LSTM`, with `hx` and the final state one tensor
     `(D * num_layers, N, hidden_size)`.
@@ -164,6 +168,7 @@ class GRU(Layers):
         dtype: Any = None,
         *,
         reset_after: bool = True,
+        heads: int = 1,
         backend: str = "auto",
         **others: Any,
     ) -> None:
@@ -172,7 +177,7 @@ class GRU(Layers):
             self.reset_after = False
         super().__init__(
             "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype,
-            backend=backend,
+            heads=heads, backend=backend,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -196,7 +201,8 @@ class RNN(Layers):
     Args:
         input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional, device, dtype: as
             in `torch.nn.RNN`; `nonlinearity` is `"tanh"` or `"relu"`.
-        backend: as in `fastrnn.LSTM`.
+        heads, backend: as in `fastrnn.LSTM`; with `heads=hidden_size` this is the IndRNN (Li et al. 2018,
+            arXiv:1803.04831).
 
     Shapes and errors: as in `fastrnn.GRU`.
     """
@@ -214,6 +220,7 @@ class RNN(Layers):
         device: Any = None,
         dtype: Any = None,
         *,
+        heads: int = 1,
         backend: str = "auto",
         **others: Any,
     ) -> None:
@@ -223,7 +230,7 @@ class RNN(Layers):
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         super().__init__(
             f"RNN_{nonlinearity.upper()}", input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, 0, device, dtype, backend=backend,
+            bidirectional, 0, device, dtype, heads=heads, backend=backend,
         )  # fmt: skip
 
     def _check_rank(self, input: Tensor) -> None:

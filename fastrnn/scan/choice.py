@@ -69,13 +69,13 @@ def select(problem: Problem, backend: str = "auto") -> Backend:
 def _selected(
     backend: str, cell: str, dtype: torch.dtype, device: torch.device, hidden: int, directions: int, layers: int,
     projection: int, grad: bool, packed: bool, lengths: bool, resets: bool, cells: bool, transformed: bool,
-    single: bool, evaluating: bool, switches: object,
+    single: bool, evaluating: bool, heads: int, switches: object,
 ) -> tuple[str, bool, int | None]:  # fmt: skip
     """`select(...).name`; whether its own layers do it all; and from which batch on torch's do so all the same.
     Remembered, by plain values: this is on the path of every call, where microseconds count."""
     problem = Problem(
         named(cell), dtype, device, 0, 0, hidden, directions, layers, projection, grad, packed, lengths, resets, cells,
-        transformed, single, evaluating,
+        transformed, single, evaluating, heads=heads,
     )  # fmt: skip
     chosen = select(problem, backend)
     most = handover.torchs_from(problem) if backend == "auto" and chosen.name != _ATEN else None
@@ -94,7 +94,7 @@ def _step_selected(
 ) -> tuple[str, bool, int | None]:  # fmt: skip
     """`_selected` for one step, by the values that vary there: looking up fewer takes less."""
     asked = (False, False, False, False)
-    return _selected(backend, cell, dtype, device, hidden, 1, 1, 0, grad, *asked, transformed, True, False, switches)
+    return _selected(backend, cell, dtype, device, hidden, 1, 1, 0, grad, *asked, transformed, True, False, 1, switches)
 
 
 def _step_selected_at_tracing(*values: Any) -> tuple[str, bool, int | None]:
@@ -140,22 +140,22 @@ def choose(
     Raises:
         RuntimeError: the backend asked for cannot run this, or not while it is recorded.
     """
-    cell, _, layers, _, training, bidirectional = stack
+    cell, _, layers, _, training, bidirectional, heads = stack
     lengths, resets, cells = extras.lengths, extras.resets, extras.cells
     directions = 2 if bidirectional else 1
     device, packed = input.device, batch_sizes is not None
     of = (cell.name, input.dtype, device, hidden, directions, layers, projection, grad, packed, lengths is not None,
           resets is not None, cells)  # fmt: skip
     if recorder == tracers.COMPILED:
-        name, whole, most = _selected_at_tracing(backend, *of, False, False, not training)
+        name, whole, most = _selected_at_tracing(backend, *of, False, False, not training, heads)
     else:
         switches = None if device.type == "cpu" else handover.switches()
-        name, whole, most = _selected(backend, *of, tracers.transformed(), False, not training, switches)
+        name, whole, most = _selected(backend, *of, tracers.transformed(), False, not training, heads, switches)
     if most is not None and _is_at_least(state.shape[1], most):
         name, whole = _ATEN, True
     chosen = BY_NAME[name]
     if recorder is None:
-        if not whole and name == _ATEN and (packed or lengths is not None):
+        if not whole and name == _ATEN and (packed or lengths is not None) and heads == 1:
             time = input.shape[int(batch_first)] if batch_sizes is None else batch_sizes.shape[0]
             whole = _trains_rows_by_layers(cell, input, state.shape[1], time, hidden, directions, extras)
         return chosen, WHOLE if whole else SCAN
@@ -163,7 +163,8 @@ def choose(
         return chosen, ONNX
     # A PackedSequence's sizes are data, which only torch's layer, as one node, keeps out of a graph. Those of `lengths`
     # torch's layer would look at, and a trace make constants of.
-    whole = name == _ATEN and lengths is None and (whole or (packed and cell.mode in aten.MODES and not cells))
+    packed = packed and cell.mode in aten.MODES and not cells and heads == 1
+    whole = name == _ATEN and lengths is None and (whole or packed)
     if recorder == tracers.COMPILED:
         return chosen, NODE if whole else SCAN
     if chosen is reference.BACKEND:

@@ -18,29 +18,73 @@ def present_steps(time: int, lengths: Tensor) -> Tensor:
     return present.flatten().nonzero().squeeze(1)
 
 
-def _previous(kept: Kept, d: int, cell: Cell, s: int = 0) -> Tensor:
-    """State s before every step of direction d, `(T, B, H)`: of h, what the recurrent matrix multiplied."""
-    now, first, lengths = _states(kept, d, s), kept.state[s, d].unsqueeze(0), kept.lengths
-    before = torch.cat((first, now[:-1])) if d == 0 else torch.cat((now[1:], first))
-    if d == 1 and lengths is not None:
-        starts = torch.arange(1, len(now) + 1, device=now.device).unsqueeze(1) == lengths
-        before = torch.where(starts.unsqueeze(-1), first, before)
-    cut = reference.cuts(kept.resets, lengths, d)
-    return before if cut is None else before.masked_fill(cut.unsqueeze(-1), cell.initial[s] if cell.initial else 0)
+def _own(steps: Tensor, d: int, heads: int) -> Tensor:
+    """Direction d of `(T, B, P, ...)`: without its axis, or with one of its heads."""
+    return steps[:, :, d] if heads == 1 else steps.narrow(2, d * heads, heads)
 
 
 def _states(kept: Kept, d: int, s: int) -> Tensor:
-    """State s after every step of direction d."""
-    return kept.cells[:, :, d, s - 1] if s else kept.output[:, :, d]
+    """State s after every step of direction d, `(T, B, H)`, of heads `(T, B, heads, H)`."""
+    return _own(kept.cells, d, kept.heads).select(-2, s - 1) if s else _own(kept.output, d, kept.heads)
+
+
+def _previous(kept: Kept, d: int, cell: Cell, s: int = 0) -> Tensor:
+    """State s before every step of direction d, like that after; of h, what the matrices multiplied."""
+    heads, lengths, h = kept.heads, kept.lengths, _states(kept, d, s)
+    if heads == 1:
+        first = kept.state[s, d].unsqueeze(0)
+    else:
+        first = kept.state[s].narrow(0, d * heads, heads).transpose(0, 1).unsqueeze(0)
+    before = torch.cat((first, h[:-1])) if d == 0 else torch.cat((h[1:], first))
+    rows = (*h.shape[:2], *(1,) * (h.dim() - 2))
+    if d == 1 and lengths is not None:
+        starts = torch.arange(1, len(h) + 1, device=h.device).unsqueeze(1) == lengths
+        before = torch.where(starts.view(rows), first, before)
+    cut = reference.cuts(kept.resets, lengths, d)
+    return before if cut is None else before.masked_fill(cut.view(rows), cell.initial[s] if cell.initial else 0)
 
 
 def _operand(kept: Kept, d: int, cell: Cell) -> Tensor:
-    """What the inner gate multiplied at every step of direction d, `(T, B, H)`."""
-    vectors, constants = kept.vectors, kept.constants
-    own = () if vectors is None else vectors[d].unbind(0)
-    given = own if constants is None else (*own, *constants.unsqueeze(-1).unbind(2))
+    """What the inner gate multiplied at every step of direction d, `(T, B, H)`, of heads `(T, B, heads, H)`."""
+    vectors, constants, heads = kept.vectors, kept.constants, kept.heads
+    given: tuple[Tensor, ...] = ()
+    if vectors is not None:
+        given = vectors[d].unbind(0) if heads == 1 else vectors.narrow(0, d * heads, heads).unbind(1)
+    if constants is not None:
+        given += tuple(c.view(*c.shape, *(1,) * (1 + (heads > 1))) for c in constants.unbind(2))
     before, now = zip(*((_previous(kept, d, cell, s), _states(kept, d, s)) for s in range(cell.states)), strict=True)
-    return cell.operand(kept.saved[:, :, d].unbind(2) if cell.saved else (), before, now, given)
+    saved = _own(kept.saved, d, heads).unbind(-2) if cell.saved else ()
+    operand = cell.operand(saved, before, now, given)
+    if kept.lengths is None:
+        return operand
+    # Nothing was saved past a row's length: dr is zero there, and so must be what it meets.
+    active = torch.arange(len(operand), device=operand.device).unsqueeze(1) < kept.lengths
+    return torch.where(active.view(*active.shape, *(1,) * (operand.dim() - 2)), operand, 0)
+
+
+def _block_gradient(dr: Tensor, kept: Kept, cell: Cell) -> Tensor:
+    """`_weight_gradient` of heads, `(P, GATES, H, H)`, or of diagonals, `(P, GATES, H, 1)`."""
+    T, B, P, gates, H = dr.shape
+    heads, outer = kept.heads, gates - cell.inner
+
+    def product(d: int, first: int, count: int, h: Tensor) -> Tensor:
+        g = dr.narrow(2, d * heads, heads).narrow(3, first, count)
+        if kept.weight.shape[-1] == H:
+            g = g.reshape(T * B, heads, count * H).permute(1, 2, 0)
+            return (g @ h.reshape(T * B, heads, H).transpose(0, 1)).reshape(heads, count, H, H)
+        # A gate at a time, or the products would take as much room as all gates of all steps.
+        h = h.reshape(T, B, heads, H)
+        return torch.stack([(g.select(3, i) * h).sum((0, 1)) for i in range(count)], 1).unsqueeze(-1)
+
+    grads = []
+    for d in range(P // heads):
+        previous = _previous(kept, d, cell).reshape(T, B, heads, H)
+        total = product(d, 0, outer, previous)
+        if cell.inner:
+            operand = _operand(kept, d, cell)
+            total = torch.cat((total, product(d, outer, cell.inner, operand)), 1)
+        grads.append(total)
+    return torch.cat(grads)
 
 
 def _weight_gradient(dr: Tensor, kept: Kept, cell: Cell) -> Tensor:
@@ -49,6 +93,8 @@ def _weight_gradient(dr: Tensor, kept: Kept, cell: Cell) -> Tensor:
     `dr` is the gradient of the gates' recurrent parts, `(T, B, D, GATES, H)`, zero past each row's length, as are the
     output and what else was kept of every step.
     """
+    if kept.heads > 1 or kept.weight.shape[-1] < dr.shape[-1]:
+        return _block_gradient(dr, kept, cell)
     lengths, output = kept.lengths, kept.output
     T, B, D, gates, H = dr.shape
     outer = (gates - cell.inner) * H
@@ -88,7 +134,8 @@ def _weight_gradient(dr: Tensor, kept: Kept, cell: Cell) -> Tensor:
 
 
 def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weight, bias, state, lengths, resets, ctx.cell, ctx.backend, ctx.save, _, ctx.batch_first, *besides = inputs
+    x, weight, bias, state, lengths, resets, ctx.cell, ctx.backend, ctx.save, _, ctx.batch_first, *others = inputs
+    *besides, ctx.heads = others
     ctx.has_bias = bias is not None
     ctx.set_materialize_grads(False)
     out, _, _, cells, saved = output
@@ -110,29 +157,29 @@ def backward(
     cell = named(ctx.cell)
     *of_forward, vectors, constants, x, bias = ctx.saved_tensors
     weight, state, lengths, resets, output, cells, saved = of_forward
-    _, D, B, H = state.shape
+    _, P, B, H = state.shape
 
     def as_scanned(rows: Tensor, *sizes: int) -> Tensor:
         """What the operator laid out."""
         rows = rows.transpose(0, 1) if ctx.batch_first else rows
         return rows.reshape(rows.shape[0], B, *sizes)
 
-    others = (D, cell.states - 1, H)
-    output, cells = as_scanned(output, D, H), as_scanned(cells, *others)
+    others = (P, cell.states - 1, H)
+    output, cells = as_scanned(output, P, H), as_scanned(cells, *others)
     dout, dcells = (
-        None if dout is None else as_scanned(dout, D, H),
+        None if dout is None else as_scanned(dout, P, H),
         None if dcells is None else as_scanned(dcells, *others),
     )
     dfinal = None
     if dh is not None or dc is not None:
         parts = (state[:1], dh), (state[1:], dc)
         dfinal = torch.cat([torch.zeros_like(s) if d is None else d.reshape(s.shape) for s, d in parts])
-    upstream = Upstream(dout, dfinal, dcells)
+    upstream, besides = Upstream(dout, dfinal, dcells), (vectors, constants, ctx.heads)
     if x is not None and torch.is_grad_enabled():
-        return _differentiable(upstream, Inputs(x, weight, bias, state, lengths, resets, vectors, constants), cell, ctx)
-    kept = Kept(weight, state, lengths, resets, output, cells, saved, vectors, constants)
+        return _differentiable(upstream, Inputs(x, weight, bias, state, lengths, resets, *besides), cell, ctx)
+    kept = Kept(weight, state, lengths, resets, output, cells, saved, *besides)
     if dsaved is None:
-        given = (*kept[:7], ctx.cell, ctx.backend, vectors, constants)
+        given = (*kept[:7], ctx.cell, ctx.backend, *besides)
         dx, dr, dstate, dvectors = torch.ops.fastrnn.scan_backward(*upstream, *given)
     else:
         # Only a second derivative reaches what was saved.
@@ -143,7 +190,7 @@ def backward(
     if ctx.needs_input_grad[1]:
         dweight = _weight_gradient(dr, kept, cell)
     dbias = dr.sum((0, 1)) if ctx.has_bias and ctx.needs_input_grad[2] else None
-    return dx, dweight, dbias, dstate, *(None,) * 7, dvectors if cell.vectors else None, None
+    return dx, dweight, dbias, dstate, *(None,) * 7, dvectors if cell.vectors else None, None, None
 
 
 def _differentiable(upstream: Upstream, inputs: Inputs, cell: Cell, ctx: Any) -> tuple[Tensor | None, ...]:
@@ -152,7 +199,7 @@ def _differentiable(upstream: Upstream, inputs: Inputs, cell: Cell, ctx: Any) ->
     # Aliases, so that nothing else that came of them is differentiated through.
     own: list[Any] = [None if t is None else t.view_as(t) for t in given]
     x, weight, bias, state, vectors = own
-    inputs = Inputs(x, weight, bias, state, inputs.lengths, inputs.resets, vectors, inputs.constants)
+    inputs = inputs._replace(x=x, weight=weight, bias=bias, state=state, vectors=vectors)
     results = reference.scan(inputs, cell)[:3]
     pairs = [(r, u) for r, u in zip(results, upstream, strict=True) if u is not None and u.numel()]
     needs = [ctx.needs_input_grad[i] for i in (0, 1, 2, 3, 11)]
@@ -167,11 +214,11 @@ def _differentiable(upstream: Upstream, inputs: Inputs, cell: Cell, ctx: Any) ->
     )
     for i, gradient in zip(needed, found, strict=True):
         gradients[i] = gradient
-    return *gradients[:4], *(None,) * 7, gradients[4], None
+    return *gradients[:4], *(None,) * 7, gradients[4], None, None
 
 
 def keep_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.cell, _, vectors, constants = inputs
+    *tensors, ctx.cell, _, vectors, constants, ctx.heads = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, vectors, constants)
 
@@ -190,9 +237,10 @@ def double_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, 
     for i in needed:
         tensors[i] = given[i].view_as(given[i]) if again else given[i].detach().requires_grad_()
     with torch.enable_grad():
-        results = reference.scan_backward(Upstream(*tensors[:3]), Kept(*tensors[3:]), cell)
+        kept = Kept(*tensors[3:])._replace(heads=ctx.heads)
+        results = reference.scan_backward(Upstream(*tensors[:3]), kept, cell)
     pairs = [(r, u) for r, u in zip(results, upstream, strict=True) if r is not None and u is not None and u.numel()]
-    gradients: list[Tensor | None] = [None] * (len(given) + 2)
+    gradients: list[Tensor | None] = [None] * (len(given) + 3)
     found = torch.autograd.grad(
         [r for r, _ in pairs],
         [tensors[i] for i in needed],

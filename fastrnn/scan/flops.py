@@ -1,7 +1,8 @@
 """How many floating-point operations the operators take, for torch.utils.flop_counter, which counts products alone.
 
 A row counts for all time steps, whatever its length: a formula sees shapes, and values on a GPU would have to be waited
-for. torch.utils.flop_counter imports Triton, so its registry is filled when somebody else has imported it.
+for. Diagonal recurrent weights, which multiply elementwise, count for nothing. torch.utils.flop_counter imports Triton,
+so its registry is filled when somebody else has imported it.
 """
 
 from __future__ import annotations
@@ -19,10 +20,15 @@ import torch
 _COUNTER = "torch.utils.flop_counter"
 
 
-def _scan(x: Sequence[int], *args: Any, **kwargs: Any) -> int:
-    """One product of h with the recurrent matrix a step; x is `(T, B, D, GATES, H)`."""
-    T, B, D, gates, H = x
-    return 2 * T * B * D * gates * H * H
+def _products(T: int, B: int, weight: Sequence[int]) -> int:
+    """One product with each group's matrices a step."""
+    P, gates, H, K = weight
+    return 2 * T * B * P * gates * H * K if K == H else 0
+
+
+def _scan(x: Sequence[int], weight: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    """One product of h with the recurrent matrix a step; x is `(T, B, P, GATES, H)`."""
+    return _products(x[0], x[1], weight)
 
 
 def _scan_backward(
@@ -30,9 +36,7 @@ def _scan_backward(
     output: Sequence[int], *args: Any, **kwargs: Any,
 ) -> int:  # fmt: skip
     """One product of the gates' gradient a step; those for the weights follow as operators of torch's own."""
-    T, B = output[:2]
-    D, gates, H, _ = weight
-    return 2 * T * B * D * gates * H * H
+    return _products(output[0], output[1], weight)
 
 
 def _aten_layer(

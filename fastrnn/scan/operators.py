@@ -27,7 +27,7 @@ from fastrnn.scan.problem import Backend
 _INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor state, Tensor? lengths, Tensor? resets"
 _KEPT = "Tensor weight, Tensor state, Tensor? lengths, Tensor? resets, Tensor output, Tensor cells, Tensor saved"
 # At the end, and with defaults, since programs exported before have the others.
-_BESIDES = "Tensor? vectors=None, Tensor? constants=None"
+_BESIDES = "Tensor? vectors=None, Tensor? constants=None, int heads=1"
 _LIBRARY = torch.library.Library("fastrnn", "DEF")
 for _schema in (
     f"scan({_INPUTS}, str cell, str backend, bool save, bool keep_cells)"
@@ -43,25 +43,30 @@ for _schema in (
 
 
 def _taken(args: tuple[Any, ...], options: int) -> tuple[Inputs, tuple[Any, ...]]:
-    """A forward operator's arguments: the tensors, and so many options."""
+    """A forward operator's arguments: the inputs, and so many options. What has its default is left out."""
     return Inputs(*args[:6], *args[6 + options :]), args[6 : 6 + options]
 
 
 def _scan(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     inputs, (cell, backend, save, keep_cells) = _taken(args, 4)
     output, h, c, cells, saved = torch.ops.fastrnn.scan_layer(*inputs[:6], cell, backend, save, keep_cells, False)
-    T, B, D, _, H = inputs.x.shape
+    T, B, P, _, H = inputs.x.shape
     final = torch.stack((h, c) if named(cell).states > 1 else (h,))
-    cells = cells.view(T, B, D, named(cell).states - 1, H) if save or keep_cells else cells
-    return output.view(T, B, D, H), final, cells, saved
+    cells = cells.view(T, B, P, named(cell).states - 1, H) if save or keep_cells else cells
+    return output.view(T, B, P, H), final, cells, saved
 
 
 def _laid_out(rows: Tensor, batch_first: bool) -> Tensor:
-    """A fresh `(T, B, D, ..., H)` tensor as layers return it, `(T, B, D * ... * H)` or with `batch_first`
-    `(B, T, D * ... * H)`; changed in place, since autograd would take a new one for a view."""
+    """A fresh `(T, B, P, ..., H)` tensor as layers return it, `(T, B, P * ... * H)` or with `batch_first`
+    `(B, T, P * ... * H)`; changed in place, since autograd would take a new one for a view."""
     T, B, *sizes = rows.shape
     rows.resize_(T, B, math.prod(sizes))
     return rows.transpose_(0, 1) if batch_first else rows
+
+
+def _taken_backward(args: tuple[Any, ...]) -> tuple[Upstream, Kept, tuple[Any, ...]]:
+    """`_taken` of the backward operator."""
+    return Upstream(*args[:3]), Kept(*args[3:10], *args[12:]), args[10:12]
 
 
 def _scan_layer(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -78,43 +83,41 @@ def _scan_layer(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 
 def _scan_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    tensors, (name, backend), besides = args[:10], args[10:12], args[12:]
+    upstream, kept, (name, backend) = _taken_backward(args)
     cell = named(name)
-    dx, dr, dstate, dvectors = BY_NAME[backend].scan_backward(
-        Upstream(*tensors[:3]), Kept(*tensors[3:], *besides), cell
-    )
+    dx, dr, dstate, dvectors = BY_NAME[backend].scan_backward(upstream, kept, cell)
     # An operator's outputs may not be one tensor: where dr is dx, it comes back empty.
     nothing = dr.new_empty(0)
     return dx, dr if cell.splits_bias else nothing, dstate, nothing if dvectors is None else dvectors
 
 
 def _scan_layer_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    (x, _, _, state, *_), (cell, _, save, keep_cells, batch_first) = _taken(args, 5)
-    T, B, D, _, H = x.shape
+    inputs, (cell, _, save, keep_cells, batch_first) = _taken(args, 5)
+    x, state = inputs.x, inputs.state
+    T, B, P, _, H = x.shape
     counts = named(cell)
-    output, cells = x.new_empty((T, B, D * H)), x.new_empty((0,))
+    output, cells = x.new_empty((T, B, P * H)), x.new_empty((0,))
     if save or keep_cells:
-        cells = x.new_empty((T, B, D * (counts.states - 1) * H))
+        cells = x.new_empty((T, B, P * (counts.states - 1) * H))
     if batch_first:
         output, cells = output.transpose(0, 1), cells.transpose(0, 1) if save or keep_cells else cells
     return (
         output,
-        state.new_empty((D, B, H)),
-        state.new_empty(
-            (0,) if counts.states == 1 else (D, B, H) if counts.states == 2 else (counts.states - 1, D, B, H)
-        ),
+        state.new_empty((P, B, H)),
+        state.new_empty([(0,), (P, B, H), (counts.states - 1, P, B, H)][min(counts.states, 3) - 1]),
         cells,
-        x.new_empty((T, B, D, counts.saved, H) if save else (0,)),
+        x.new_empty((T, B, P, counts.saved, H) if save else (0,)),
     )
 
 
 def _scan_backward_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _, state, _, _, output, _, _ = args[3:10]
-    T, B, D, H = output.shape
-    counts = named(args[10])
-    dx = output.new_empty((T, B, D, counts.gates, H))
+    _, kept, (cell, _) = _taken_backward(args)
+    output, state = kept.output, kept.state
+    T, B, P, H = output.shape
+    counts = named(cell)
+    dx = output.new_empty((T, B, P, counts.gates, H))
     dr = torch.empty_like(dx) if counts.splits_bias else output.new_empty(0)
-    dvectors = output.new_empty((D, counts.vectors, H) if counts.vectors else (0,))
+    dvectors = output.new_empty((P, counts.vectors, H) if counts.vectors else (0,))
     return dx, dr, torch.empty_like(state, memory_format=torch.contiguous_format), dvectors
 
 
@@ -138,8 +141,8 @@ def scan(
     """One layer's scan by any backend; saves for backward only what will be differentiated.
 
     Returns:
-        The output `(T, B, D * H)`, one final state `(D, B, H)` for each that the cell has, and, with `keep_cells`, the
-        states other than h of every step, `(T, B, D * (STATES - 1) * H)`; with `batch_first`, B comes before T. They
+        The output `(T, B, P * H)`, one final state `(P, B, H)` for each that the cell has, and, with `keep_cells`, the
+        states other than h of every step, `(T, B, P * (STATES - 1) * H)`; with `batch_first`, B comes before T. They
         are tensors of their own: none is a view, none keeps another's memory.
     """
     if backend.differentiable:
@@ -160,8 +163,8 @@ def scan(
     # mode that watches operators (fake tensors, say), no gradient.
     watched = save or recorder is not None or torch._C._len_torch_dispatch_stack() > 0
     call = torch.ops.fastrnn.scan_layer if watched else _scan_layer
-    besides = inputs[6:] if cell.vectors or cell.constants else ()
-    output, h, c, cells, _ = call(*inputs[:6], cell.name, backend.name, save, keep_cells, batch_first, *besides)
+    options = (cell.name, backend.name, save, keep_cells, batch_first)
+    output, h, c, cells, _ = call(*inputs[:6], *options, *inputs[6:])
     if cell.states > 2:
         return output, (h, *(state.clone() for state in c.unbind(0))), cells
     return output, (h, c) if cell.states > 1 else (h,), cells

@@ -18,7 +18,7 @@ class Weights(NamedTuple):
 
     Attributes:
         ih: `(GATES * H, I)`.
-        hh: `(GATES * H, H)`, or `(GATES * H, P)` with projection.
+        hh: `(GATES * H, H)`, `(GATES * H, P)` with projection, or `(GATES * H, H / heads)`.
         bias_ih, bias_hh: `(GATES * H,)` or None.
         hr: `(P, H)` or None.
     """
@@ -60,7 +60,8 @@ def without_vectors(
 
 
 class Stack(NamedTuple):
-    """What a stack of layers is, its weights apart: as torch.nn's layers have it, with the cell for the mode."""
+    """What a stack of layers is, its weights apart: as torch.nn's layers have it, with the cell for the mode, and
+    heads, which they have not."""
 
     cell: Cell
     has_bias: bool
@@ -68,6 +69,7 @@ class Stack(NamedTuple):
     dropout: float
     training: bool
     bidirectional: bool
+    heads: int = 1
 
 
 class Extras(NamedTuple):
@@ -112,6 +114,7 @@ class Problem:
         transformed: whether a `torch.func` transform or forward-mode differentiation is under way.
         single: whether it is one step of a cell module.
         evaluating: whether the layer is in eval mode, in which cuDNN refuses backward.
+        heads: how many independent blocks the recurrent weights have: of `hidden / heads` units, which may be one.
     """
 
     cell: Cell
@@ -132,6 +135,7 @@ class Problem:
     single: bool = False
     evaluating: bool = False
     rows: int = 0
+    heads: int = 1
 
     def describe(self) -> str:
         sizes = f"T={self.time} B={self.batch} H={self.hidden}" if self.batch else f"H={self.hidden}"
@@ -142,6 +146,8 @@ class Problem:
             parts.append("bidirectional")
         if self.projection:
             parts.append(f"proj_size={self.projection}")
+        if self.heads > 1:
+            parts.append(f"heads={self.heads}")
         for asked in ("packed", "lengths", "resets"):
             if getattr(self, asked):
                 parts.append(asked)

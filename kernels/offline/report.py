@@ -63,9 +63,10 @@ def _source(
     lengths: bool,
     resets: bool,
     dcells: bool,
+    heads: int,
 ) -> ASTSource:
     kernel = scan_bwd_kernel if backward else scan_fwd_kernel
-    consts: dict[str, Any] = scan_constants(counts, config, hidden, directions, precision, dtype)
+    consts: dict[str, Any] = scan_constants(counts, config, hidden, directions, precision, dtype, heads)
     consts |= steps(counts, backward) | {"PHASE": phase, "HAS_LENGTHS": lengths, "HAS_RESETS": resets}
     if backward:
         consts |= {"HAS_DOUT": True, "HAS_DCELLS": dcells and counts.states > 1, "STORE_DX": counts.splits_bias}
@@ -144,6 +145,7 @@ def compile_scan(
     lengths: bool = False,
     resets: bool = False,
     dcells: bool = False,
+    heads: int = 1,
 ) -> Report:
     """Compile one scan's kernel, or kernels, for `capability` and report on it.
 
@@ -156,10 +158,12 @@ def compile_scan(
         lengths: whether rows differ in length.
         resets: whether rows start anew.
         dcells: whether the cells have a gradient, backward.
+        heads: the independent blocks of R, of `hidden` units each.
     """
     reports = []
     for phase in phases(counts, config):
-        source = _source(counts, backward, dtype, hidden, directions, config, precision, phase, lengths, resets, dcells)
+        given = (config, precision, phase, lengths, resets, dcells, heads)
+        source = _source(counts, backward, dtype, hidden, directions, *given)
         reports.append(_compile(source, config, capability, counts.gates))
     return Report(
         registers=max(r.registers for r in reports),

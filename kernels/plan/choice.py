@@ -38,7 +38,7 @@ def _spread(shape: ScanShape, device: Device, schedule: str, exchange: str) -> I
     """R over the grid: resident or streamed where the schedule is persistent, streamed where it is stepwise."""
     persistent = schedule == "persistent"
     for block_b, block_h, block_k in itertools.product((16, 32, 64), (8, 16, 32), (512, 256, 128)):
-        programs = ceil_div(shape.hidden, block_h) * shape.directions
+        programs = ceil_div(shape.hidden, block_h) * shape.groups
         tiles = min(max(1, ceil_div(shape.batch, block_b)), device.sms // programs) if persistent else _MAX_GRID_Y
         if tiles == 0:
             continue
@@ -52,8 +52,17 @@ def _spread(shape: ScanShape, device: Device, schedule: str, exchange: str) -> I
                 )
 
 
+def _diagonal(schedule: str) -> Iterator[LaunchConfig]:
+    for block_b, block_h in itertools.product((4, 8, 16), (32, 64, 128)):
+        if block_b * block_h > 1024:  # 16 elements a thread need more registers than there are
+            continue
+        yield LaunchConfig(schedule, "diagonal", "none", block_b, block_h, 1, 1, 1, 1, 4, _MAX_GRID_Y)
+
+
 def every(shape: ScanShape, device: Device, schedule: str, exchange: str | None = None) -> Iterator[LaunchConfig]:
     """Every launch that is thought of for `shape`; of one exchange, where it is given."""
+    if shape.diagonal:
+        return _diagonal(schedule)
     exchanges = ("none",) if schedule == "stepwise" else ("flag", "barrier") if exchange is None else (exchange,)
     spread = itertools.chain.from_iterable(_spread(shape, device, schedule, kind) for kind in exchanges)
     return itertools.chain(_solo(shape, schedule), spread)

@@ -11,8 +11,8 @@ class LaunchConfig:
 
     Attributes:
         schedule: `"persistent"` (the whole sequence in one launch) or `"stepwise"` (one launch per step).
-        tier: `"solo"` (one program holds all of R), `"grid"` (R spread over the grid, resident) or `"streamed"` (R read
-            again every step).
+        tier: `"solo"` (one program holds all of R), `"grid"` (R spread over the grid, resident), `"streamed"` (R read
+            again every step) or `"diagonal"` (no unit needs another: R is diagonal).
         exchange: how programs hand over h or dr: `"none"`, `"flag"` or `"barrier"` (sync.py).
         block_b, block_h: batch rows and hidden units per program.
         block_k, num_k: the contraction's chunk and the number of chunks.
@@ -34,6 +34,11 @@ class LaunchConfig:
     num_warps: int
     batch_tiles: int
 
+    @property
+    def alone(self) -> bool:
+        """Whether a program computes all that it multiplies, and needs no other's."""
+        return self.tier in ("solo", "diagonal")
+
     def describe(self) -> str:
         text = f"{self.tier} tier, {self.block_h} units x {self.block_b} rows per program, {self.num_warps} warps"
         return text if self.exchange == "none" else f"{text}, {self.exchange} exchange"
@@ -47,11 +52,13 @@ class ScanShape:
         gates: the cell's gates.
         backward: which of the two scans.
         element_bytes: of the exchanged tensors and the weights.
-        batch, hidden, directions: sizes.
+        batch, hidden, directions: sizes; `hidden`: of one head.
         ieee: whether products are to be exact float32 ones, which the matrix units do not do.
         inner: how many of the gates are contracted apart from the others, after one more exchange (counts.py).
         moved: elements per row and unit that a step reads from memory or writes there, h's exchange aside; the same for
             every launch, so it has no part in the choice of one.
+        heads: how many independent blocks R has in each direction.
+        diagonal: whether they are of one unit each, and for that no blocks to anybody: `heads` is 1, `hidden` is all.
     """
 
     gates: int
@@ -63,6 +70,13 @@ class ScanShape:
     ieee: bool = False
     inner: int = 0
     moved: int = field(default=0, compare=False)
+    heads: int = 1
+    diagonal: bool = False
+
+    @property
+    def groups(self) -> int:
+        """How many scans run side by side, none of which needs another."""
+        return self.directions * self.heads
 
     @property
     def left(self) -> int:

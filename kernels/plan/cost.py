@@ -66,9 +66,22 @@ def _solo_per_sm(shape: ScanShape, config: LaunchConfig, device: Device) -> int:
     return max(1, min(device.shared_bytes // (shared_estimate(shape, config) + KIB), 65536 // registers))
 
 
+def _diagonal_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float:
+    """`launch_cost` where no unit needs another: an SM's programs wait for memory at the same time, and take turns with
+    its units. Instructions and registers as compile reports have them (sm_90, Triton 3.7.1)."""
+    elements = ceil_div(config.block_b * config.block_h, config.num_warps * 32)  # of a thread
+    programs = ceil_div(shape.hidden, config.block_h) * ceil_div(shape.batch, config.block_b) * shape.groups
+    base, point = (60, 20 * shape.gates) if shape.backward else (48, 28 * shape.gates)
+    issue = (base + point * elements) * config.num_warps / device.sm_issue_rate
+    share = ceil_div(programs, device.sms)
+    at_once = max(1, 65536 // ((36 + 21 * elements) * config.num_warps * 32))
+    cost = max((0.3 + issue) * ceil_div(share, at_once), issue * share)
+    return cost + (device.launch_us if config.schedule == "stepwise" else 0.0)
+
+
 def step_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float:
     """Estimated time of one step: `launch_cost`, or what memory takes for all that a step moves where that is more."""
-    moved = shape.moved * shape.batch * shape.hidden * shape.directions * shape.element_bytes
+    moved = shape.moved * shape.batch * shape.hidden * shape.groups * shape.element_bytes
     return max(launch_cost(shape, config, device), moved / device.memory_rate)
 
 
@@ -78,9 +91,11 @@ def launch_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float
     The sum of what a step waits for in turn: its instructions, the exchange's hop (or the launch), its tile of h or dr
     through L2, R's slice from shared memory or L2, the matrix instructions, and what waits within the program.
     """
+    if config.tier == "diagonal":
+        return _diagonal_cost(shape, config, device)
     units = ceil_div(shape.hidden, config.block_h)
     tiles = ceil_div(shape.batch, config.block_b)
-    programs = units * min(tiles, config.batch_tiles) * shape.directions
+    programs = units * min(tiles, config.batch_tiles) * shape.groups
     padded_k = config.num_k * config.block_k
     weights = shape.gates * config.block_h * padded_k * shape.element_bytes
     # Backward, an inner gate's operand is one of the gradients; forward, it is read besides h.
@@ -107,7 +122,7 @@ def launch_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float
         if config.tier == "grid":
             cost += weights / device.sm_shared_rate
         else:
-            fits = shape.directions * shape.gates * shape.hidden**2 * shape.element_bytes < 0.8 * device.l2_bytes
+            fits = shape.groups * shape.gates * shape.hidden**2 * shape.element_bytes < 0.8 * device.l2_bytes
             cost += max(
                 programs * weights / (device.l2_rate if fits else device.memory_rate), weights / device.sm_l2_rate
             )

@@ -41,23 +41,23 @@ from fastrnn.kernels.triton.tiles import (
 
 @triton.jit(do_not_specialize=["T", "B", "step0", "step1", "batch0"])
 def scan_bwd_kernel(
-    dout_ptr,  # (T, B, D, H): gradient of the output, or unused
-    dcells_ptr,  # (T, B, D, STATES - 1, H): gradient of the cells, or unused
-    weight_ptr,  # (D, GATES, H, H)
-    state_ptr,  # (STATES, D, B, H): the initial state
+    dout_ptr,  # (T, B, P, H): gradient of the output, or unused
+    dcells_ptr,  # (T, B, P, STATES - 1, H): gradient of the cells, or unused
+    weight_ptr,  # (P, GATES, H, H); DIAGONAL: (P, GATES, H)
+    state_ptr,  # (STATES, P, B, H): the initial state
     lengths_ptr,  # (B,) int32, or unused
     resets_ptr,  # (T, B) int8: 1 where a sequence starts; or unused
-    vectors_ptr,  # (D, VECTORS, H), or unused
+    vectors_ptr,  # (P, VECTORS, H), or unused
     constants_ptr,  # (T, B, CONSTANTS), or unused
-    h_ptr,  # (T, B, D, H)
-    cells_ptr,  # (T, B, D, STATES - 1, H), or unused
-    saved_ptr,  # (T, B, D, SAVED, H), or unused
-    carry_in_ptr,  # (STATES, D, B, H): gradient of the state after step1 - 1, less what dr[step1] adds
-    carry_out_ptr,  # (STATES, D, B, H): gradient of the state before step0, less what dr[step0] adds
-    dvectors_ptr,  # (VECTORS, D, B, H): gradient of the vectors from each row, added to; or unused
-    dx_ptr,  # (T, B, D, GATES, H): gradient of the gates' input part; unused where it equals dr
-    dr_ptr,  # (T, B, D, GATES, H): gradient of the gates' recurrent part, and what the programs exchange
-    counter_ptr,  # (batch tiles * D * COUNTER_STRIDE,) int32 zeros for the barrier, or unused
+    h_ptr,  # (T, B, P, H)
+    cells_ptr,  # (T, B, P, STATES - 1, H), or unused
+    saved_ptr,  # (T, B, P, SAVED, H), or unused
+    carry_in_ptr,  # (STATES, P, B, H): gradient of the state after step1 - 1, less what dr[step1] adds
+    carry_out_ptr,  # (STATES, P, B, H): gradient of the state before step0, less what dr[step0] adds
+    dvectors_ptr,  # (VECTORS, P, B, H): gradient of the vectors from each row, added to; or unused
+    dx_ptr,  # (T, B, P, GATES, H): gradient of the gates' input part; unused where it equals dr
+    dr_ptr,  # (T, B, P, GATES, H): gradient of the gates' recurrent part, and what the programs exchange
+    counter_ptr,  # (batch tiles * P * COUNTER_STRIDE,) int32 zeros for the barrier, or unused
     T,
     B,
     step0,
@@ -65,6 +65,7 @@ def scan_bwd_kernel(
     batch0,
     H: tl.constexpr,
     D: tl.constexpr,
+    HEADS: tl.constexpr,
     BWD: tl.constexpr,
     INNER_BWD: tl.constexpr,
     START: tl.constexpr,
@@ -81,6 +82,7 @@ def scan_bwd_kernel(
     STORE_DX: tl.constexpr,
     PHASE: tl.constexpr,
     SOLO: tl.constexpr,
+    DIAGONAL: tl.constexpr,
     RESIDENT: tl.constexpr,
     EXCHANGE: tl.constexpr,
     BLOCK_B: tl.constexpr,
@@ -94,19 +96,21 @@ def scan_bwd_kernel(
     ACC: tl.constexpr,
 ):
     OUTER: tl.constexpr = GATES - INNER
-    d = tl.program_id(2)
+    P: tl.constexpr = D * HEADS
+    p = tl.program_id(2)
+    d = p // HEADS
     offs_b = batch0 + tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
     offs_h = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
     mask_b = offs_b < B
     mask_h = offs_h < H
     mask = mask_b[:, None] & mask_h[None, :]
-    counter_ptr += (tl.program_id(1) * D + d) * COUNTER_STRIDE
-    state_stride = tl.cast(B, tl.int64) * (D * H)
+    counter_ptr += (tl.program_id(1) * P + p) * COUNTER_STRIDE
+    state_stride = tl.cast(B, tl.int64) * (P * H)
 
     # The transpose of forward's operand: gate g's row k, for unit n, is at weight_ptr + g * H * H + k * H + n.
-    weight_ptr += tl.cast(d, tl.int64) * (GATES * H * H)
-    weights = load_resident(weight_ptr, offs_h, H, 1, H, GATES, RESIDENT, BLOCK_K, NUM_K, SPLIT)
-    vectors = load_tiles(vectors_ptr + d * (VECTORS * H) + offs_h, H, mask_h, VECTORS, ACC)
+    weight_ptr += tl.cast(p, tl.int64) * (GATES * H * (1 if DIAGONAL else H))
+    weights = load_resident(weight_ptr, offs_h, H, 1, H, GATES, RESIDENT, BLOCK_K, NUM_K, SPLIT, DIAGONAL)
+    vectors = load_tiles(vectors_ptr + p * (VECTORS * H) + offs_h, H, mask_h, VECTORS, ACC)
     first, length = first_time(lengths_ptr, offs_b, mask_b, d, T, HAS_LENGTHS)
     begin, end = active_steps(length, d, T, step0, step1, HAS_LENGTHS)
     # Of the rows, those to load ahead of the loop for: none where it has no step, and t no place.
@@ -116,23 +120,23 @@ def scan_bwd_kernel(
     ahead_mask = ahead_b[:, None] & mask_h[None, :]
 
     own = offs_h[None, :]
-    dstate = load_tiles(state_pointers(carry_in_ptr, offs_b, d, B, H)[:, None] + own, state_stride, mask, STATES, ACC)
-    dvectors_rows = state_pointers(dvectors_ptr, offs_b, d, B, H)
+    dstate = load_tiles(state_pointers(carry_in_ptr, offs_b, p, B, H)[:, None] + own, state_stride, mask, STATES, ACC)
+    dvectors_rows = state_pointers(dvectors_ptr, offs_b, p, B, H)
     dvectors = load_tiles(dvectors_rows[:, None] + own, state_stride, mask, VECTORS, ACC)
     t = tl.where(d == 0, end - 1, T - end)
     state = load_state(
-        h_ptr, cells_ptr, state_ptr, t, offs_b < 0, offs_b, own, ahead_mask, d, B, state_stride, H, D, STATES,
+        h_ptr, cells_ptr, state_ptr, t, offs_b < 0, offs_b, own, ahead_mask, p, B, state_stride, H, P, STATES,
     )  # fmt: skip
     state = unpack_state(state, STATES, ACC)
     ahead = load_step(
         dout_ptr, dcells_ptr, h_ptr, cells_ptr, saved_ptr, state_ptr, resets_ptr, t, first, length, offs_b, own,
-        ahead_b, ahead_mask, d, T, B, state_stride,
-        H, D, STATES, SAVED, HAS_DOUT, HAS_DCELLS, HAS_RESETS,
+        ahead_b, ahead_mask, d, p, T, B, state_stride,
+        H, P, STATES, SAVED, HAS_DOUT, HAS_DCELLS, HAS_RESETS,
     )  # fmt: skip
     if HAS_RESETS:
         cut_next = load_cut(resets_ptr, t + 1 - 2 * d, offs_b, ahead_b, length, d, B)
     if SOLO:
-        dr_rows = row_pointers(dr_ptr, t + 1 - 2 * d, offs_b, d, B, D, GATES * H)
+        dr_rows = row_pointers(dr_ptr, t + 1 - 2 * d, offs_b, p, B, P, GATES * H)
         dr = load_tiles(dr_rows[:, None] + own, H, only_if(step1 < T, ahead_mask), GATES, ACC)
     for i in range(end - begin):
         step = end - 1 - i
@@ -140,8 +144,8 @@ def scan_bwd_kernel(
         dout, dcells, saved, state_prev, cut = unpack_step(ahead, STATES, SAVED, HAS_DOUT, HAS_DCELLS, mask, ACC)
         ahead = load_step(
             dout_ptr, dcells_ptr, h_ptr, cells_ptr, saved_ptr, state_ptr, resets_ptr, t - 1 + 2 * d, first, length,
-            offs_b, own, only_if(step > begin, mask_b), only_if(step > begin, mask), d, T, B, state_stride,
-            H, D, STATES, SAVED, HAS_DOUT, HAS_DCELLS, HAS_RESETS,
+            offs_b, own, only_if(step > begin, mask_b), only_if(step > begin, mask), d, p, T, B, state_stride,
+            H, P, STATES, SAVED, HAS_DOUT, HAS_DCELLS, HAS_RESETS,
         )  # fmt: skip
         arrivals = i * (1 + INNER) * tl.num_programs(0)
         # Rows to which dr of the step that followed this one in forward comes back: it was taken, from this state.
@@ -164,12 +168,13 @@ def scan_bwd_kernel(
                 for g in tl.static_range(OUTER):
                     left = left + (within(dr[g], mask_h, H, BLOCK_H).to(weight_ptr.dtype.element_ty),)
                 dh = multiply(
-                    left, weights[:OUTER], zeros([BLOCK_B, BLOCK_H], 1, ACC), OUTER, OUTER, 1, PRECISION, OPERAND
-                )
+                    left, weights[:OUTER], zeros([BLOCK_B, BLOCK_H], 1, ACC), OUTER, OUTER, 1, PRECISION, OPERAND,
+                    DIAGONAL,
+                )  # fmt: skip
                 if HAS_LENGTHS or HAS_RESETS:
                     dh = (tl.where(followed[:, None], dh[0], 0.0),)
             else:
-                rows = row_pointers(dr_ptr, t + 1 - 2 * d, offs_b, d, B, D, GATES * H)
+                rows = row_pointers(dr_ptr, t + 1 - 2 * d, offs_b, p, B, P, GATES * H)
                 wait(counter_ptr, arrivals, EXCHANGE)
                 dh = contract(
                     rows, H, followed, offs_b < 0, weights, weight_ptr, offs_h, H, 1,
@@ -186,7 +191,7 @@ def scan_bwd_kernel(
                     dstate = dstate[:s] + (dstate[s] + dcells[s - 1],) + dstate[s + 1 :]
 
         if INNER:
-            dr_rows = row_pointers(dr_ptr, t, offs_b, d, B, D, GATES * H)
+            dr_rows = row_pointers(dr_ptr, t, offs_b, p, B, P, GATES * H)
             dinner = INNER_BWD(dstate, saved, before, state, given)
             if HAS_LENGTHS:
                 dinner = tl.where(active, dinner, 0.0)
@@ -197,8 +202,9 @@ def scan_bwd_kernel(
                 if SOLO:
                     left = (within(dinner, mask_h, H, BLOCK_H).to(weight_ptr.dtype.element_ty),)
                     through = multiply(
-                        left, weights[OUTER:], zeros([BLOCK_B, BLOCK_H], 1, ACC), INNER, INNER, 1, PRECISION, OPERAND
-                    )
+                        left, weights[OUTER:], zeros([BLOCK_B, BLOCK_H], 1, ACC), INNER, INNER, 1, PRECISION, OPERAND,
+                        DIAGONAL,
+                    )  # fmt: skip
                 else:
                     wait(counter_ptr, arrivals + tl.num_programs(0), EXCHANGE)
                     through = contract(
@@ -222,23 +228,23 @@ def scan_bwd_kernel(
                 dgiven = select(active, dgiven, zeros([BLOCK_B, BLOCK_H], VECTORS, ACC), VECTORS)
             dstate = dprev
             dvectors = add_tiles(dvectors, dgiven, VECTORS)
-            dr_rows = row_pointers(dr_ptr, t, offs_b, d, B, D, GATES * H)
+            dr_rows = row_pointers(dr_ptr, t, offs_b, p, B, P, GATES * H)
             store_packed(dr_rows[:, None] + own, H, dr, mask, OUTER, True)
             if step > begin:
                 arrive(counter_ptr, EXCHANGE)
             if STORE_DX:
-                dx_rows = row_pointers(dx_ptr, t, offs_b, d, B, D, GATES * H)
+                dx_rows = row_pointers(dx_ptr, t, offs_b, p, B, P, GATES * H)
                 store_packed(dx_rows[:, None] + own, H, dx, mask, GATES, False)
         state = state_prev
-    store_tiles(state_pointers(carry_out_ptr, offs_b, d, B, H)[:, None] + own, state_stride, dstate, mask, STATES)
+    store_tiles(state_pointers(carry_out_ptr, offs_b, p, B, H)[:, None] + own, state_stride, dstate, mask, STATES)
     if PHASE != "outer":
         store_tiles(dvectors_rows[:, None] + own, state_stride, dvectors, mask, VECTORS)
     if HAS_LENGTHS and PHASE != "outer":
         idle0, idle1 = idle_steps(begin, end, d, step0, step1)
         for step in range(idle0, idle1):
             t = tl.where(d == 0, step, T - 1 - step)
-            dr_rows = row_pointers(dr_ptr, t, offs_b, d, B, D, GATES * H)
+            dr_rows = row_pointers(dr_ptr, t, offs_b, p, B, P, GATES * H)
             store_tiles(dr_rows[:, None] + own, H, zeros([BLOCK_B, BLOCK_H], GATES, ACC), mask, GATES)
             if STORE_DX:
-                dx_rows = row_pointers(dx_ptr, t, offs_b, d, B, D, GATES * H)
+                dx_rows = row_pointers(dx_ptr, t, offs_b, p, B, P, GATES * H)
                 store_tiles(dx_rows[:, None] + own, H, zeros([BLOCK_B, BLOCK_H], GATES, ACC), mask, GATES)

@@ -1,7 +1,10 @@
 """The compile-time arguments of the two scan kernels, and the options they are compiled and launched with.
 
+* HEADS: the groups of a direction, of H units each, see `fastrnn.kernels.tensors`; the kernels' P is D * HEADS.
 * SOLO: the program owns all H units, and what the next step's matmul needs stays in registers. Else it reads what the
   other programs of its batch tile wrote, by `sync.load_exchanged`.
+* DIAGONAL: R is diagonal, so that a program has what its units need, however few they are: SOLO too, and its products
+  are elementwise.
 * RESIDENT, SPLIT, NUM_K, GROUP: how the matmul is done, see `matmul.py`.
 * HAS_LENGTHS: a row at or past its length keeps its state, outputs zero and gets no gradient. A tile whose rows have
   all ended takes no part in a step, which then costs it a store of zeros.
@@ -34,24 +37,26 @@ def interpreted() -> bool:
 
 
 def scan_constants(
-    counts: Counts, config: LaunchConfig, hidden: int, directions: int, precision: str, dtype: str
+    counts: Counts, config: LaunchConfig, hidden: int, directions: int, precision: str, dtype: str, heads: int = 1
 ) -> dict[str, Any]:
     """The compile-time arguments that both kernels share, by name.
 
-    `dtype` is that of the tensors, by torch's name for it, which is Triton's too.
+    `hidden` is the units of one head; `dtype` that of the tensors, by torch's name for it, which is Triton's too.
     """
     # Triton's interpreter multiplies the bit patterns of bfloat16 operands; in float32 their products are exact.
     operand = tl.float32 if dtype == "bfloat16" and interpreted() else getattr(tl, dtype)
     return {
         "H": hidden,
         "D": directions,
+        "HEADS": heads,
         "GATES": counts.gates,
         "STATES": counts.states,
         "SAVED": counts.saved,
         "INNER": counts.inner,
         "VECTORS": counts.vectors,
         "CONSTANTS": counts.constants,
-        "SOLO": config.tier == "solo",
+        "SOLO": config.alone,
+        "DIAGONAL": config.tier == "diagonal",
         "RESIDENT": config.tier != "streamed",
         "EXCHANGE": config.exchange,
         "BLOCK_B": config.block_b,
@@ -76,7 +81,7 @@ def steps(counts: Counts, backward: bool) -> dict[str, Any]:
 
 def phases(counts: Counts, config: LaunchConfig) -> tuple[str, ...]:
     """The launches that one step takes, where each step is launched for itself; else one for all steps."""
-    apart = counts.inner > 0 and config.schedule == "stepwise" and config.tier != "solo"
+    apart = counts.inner > 0 and config.schedule == "stepwise" and not config.alone
     return ("outer", "inner") if apart else ("whole",)
 
 

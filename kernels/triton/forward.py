@@ -4,11 +4,12 @@ For t in processing order (time order for direction 0, reversed for direction 1)
 
     r_t = R h_{t-1} + b;    state_t, saved_t = FWD(x_t, r_t, state_{t-1}, ...)
 
-One program owns BLOCK_H hidden units, all gates of them, of BLOCK_B batch rows of one direction: grid (ceil(H /
-BLOCK_H), batch tiles, D). `step0 <= step < step1` are positions in processing order, so the same body serves one launch
-for the whole sequence (persistent) and one launch per step (stepwise). Other flags are in `constants.py`.
+One program owns BLOCK_H hidden units, all gates of them, of BLOCK_B batch rows of one of P groups, the heads of the D
+directions: grid (ceil(H / BLOCK_H), batch tiles, P). `step0 <= step < step1` are positions in processing order, so the
+same body serves one launch for the whole sequence (persistent) and one launch per step (stepwise). Other flags are in
+`constants.py`.
 
-Memory layout: time first, then batch, direction, gate or state, unit. Addresses are 64-bit: T * B * D * GATES * H
+Memory layout: time first, then batch, group, gate or state, unit. Addresses are 64-bit: T * B * P * GATES * H
 passes 2^31 in real use.
 """
 
@@ -44,22 +45,22 @@ from fastrnn.kernels.triton.tiles import (
 
 @triton.jit(do_not_specialize=["T", "B", "step0", "step1", "batch0"])
 def scan_fwd_kernel(
-    x_ptr,  # (T, B, D, GATES, H)
-    weight_ptr,  # (D, GATES, H, H)
-    bias_ptr,  # (D, GATES, H), or unused
-    state_ptr,  # (STATES, D, B, H): the initial state
+    x_ptr,  # (T, B, P, GATES, H)
+    weight_ptr,  # (P, GATES, H, H); DIAGONAL: (P, GATES, H)
+    bias_ptr,  # (P, GATES, H), or unused
+    state_ptr,  # (STATES, P, B, H): the initial state
     lengths_ptr,  # (B,) int32, or unused
     resets_ptr,  # (T, B) int8: 1 where a sequence starts; or unused
-    vectors_ptr,  # (D, VECTORS, H), or unused
+    vectors_ptr,  # (P, VECTORS, H), or unused
     constants_ptr,  # (T, B, CONSTANTS), or unused
-    carry_in_ptr,  # (STATES, D, B, H): the state before step0
-    carry_out_ptr,  # (STATES, D, B, H): the state after the last step
-    h_ptr,  # (T, B, D, H): the output, and what the programs exchange
-    inner_ptr,  # (T, B, D, H): what the inner gate multiplies, exchanged too; or unused
-    outer_ptr,  # (GATES - INNER, D, B, H): r of the outer gates between the two phases of a step, or unused
-    cells_ptr,  # (T, B, D, STATES - 1, H): the states other than h, or unused
-    saved_ptr,  # (T, B, D, SAVED, H): what backward needs, or unused
-    counter_ptr,  # (batch tiles * D * COUNTER_STRIDE,) int32 zeros for the barrier, or unused
+    carry_in_ptr,  # (STATES, P, B, H): the state before step0
+    carry_out_ptr,  # (STATES, P, B, H): the state after the last step
+    h_ptr,  # (T, B, P, H): the output, and what the programs exchange
+    inner_ptr,  # (T, B, P, H): what the inner gate multiplies, exchanged too; or unused
+    outer_ptr,  # (GATES - INNER, P, B, H): r of the outer gates between the two phases of a step, or unused
+    cells_ptr,  # (T, B, P, STATES - 1, H): the states other than h, or unused
+    saved_ptr,  # (T, B, P, SAVED, H): what backward needs, or unused
+    counter_ptr,  # (batch tiles * P * COUNTER_STRIDE,) int32 zeros for the barrier, or unused
     T,
     B,
     step0,
@@ -67,6 +68,7 @@ def scan_fwd_kernel(
     batch0,  # the first row of this launch
     H: tl.constexpr,
     D: tl.constexpr,
+    HEADS: tl.constexpr,
     FWD: tl.constexpr,
     INNER_FWD: tl.constexpr,
     START: tl.constexpr,
@@ -83,6 +85,7 @@ def scan_fwd_kernel(
     STORE_SAVED: tl.constexpr,
     PHASE: tl.constexpr,
     SOLO: tl.constexpr,
+    DIAGONAL: tl.constexpr,
     RESIDENT: tl.constexpr,
     EXCHANGE: tl.constexpr,
     BLOCK_B: tl.constexpr,
@@ -96,22 +99,24 @@ def scan_fwd_kernel(
     ACC: tl.constexpr,
 ):
     OUTER: tl.constexpr = GATES - INNER
-    d = tl.program_id(2)
+    P: tl.constexpr = D * HEADS
+    p = tl.program_id(2)
+    d = p // HEADS
     offs_b = batch0 + tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
     offs_h = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
     mask_b = offs_b < B
     mask_h = offs_h < H
     mask = mask_b[:, None] & mask_h[None, :]
-    counter_ptr += (tl.program_id(1) * D + d) * COUNTER_STRIDE
-    state_stride = tl.cast(B, tl.int64) * (D * H)
+    counter_ptr += (tl.program_id(1) * P + p) * COUNTER_STRIDE
+    state_stride = tl.cast(B, tl.int64) * (P * H)
 
     # Gate g of unit n, for input k, is at weight_ptr + g * H * H + n * H + k.
-    weight_ptr += tl.cast(d, tl.int64) * (GATES * H * H)
-    weights = load_resident(weight_ptr, offs_h, 1, H, H, GATES, RESIDENT, BLOCK_K, NUM_K, SPLIT)
+    weight_ptr += tl.cast(p, tl.int64) * (GATES * H * (1 if DIAGONAL else H))
+    weights = load_resident(weight_ptr, offs_h, 1, H, H, GATES, RESIDENT, BLOCK_K, NUM_K, SPLIT, DIAGONAL)
     bias = ()
     if HAS_BIAS:
-        bias = load_tiles(bias_ptr + d * (GATES * H) + offs_h, H, mask_h, GATES, ACC)
-    vectors = load_tiles(vectors_ptr + d * (VECTORS * H) + offs_h, H, mask_h, VECTORS, ACC)
+        bias = load_tiles(bias_ptr + p * (GATES * H) + offs_h, H, mask_h, GATES, ACC)
+    vectors = load_tiles(vectors_ptr + p * (VECTORS * H) + offs_h, H, mask_h, VECTORS, ACC)
     first, length = first_time(lengths_ptr, offs_b, mask_b, d, T, HAS_LENGTHS)
     begin, end = active_steps(length, d, T, step0, step1, HAS_LENGTHS)
     # Of the rows, those to load ahead of the loop for: none where it has no step, and t no place.
@@ -120,11 +125,11 @@ def scan_fwd_kernel(
         ahead_b = only_if(begin < end, mask_b)
 
     own = offs_h[None, :]
-    state = load_tiles(state_pointers(carry_in_ptr, offs_b, d, B, H)[:, None] + own, state_stride, mask, STATES, ACC)
+    state = load_tiles(state_pointers(carry_in_ptr, offs_b, p, B, H)[:, None] + own, state_stride, mask, STATES, ACC)
     t = tl.where(d == 0, begin, T - 1 - begin)
     if HAS_RESETS:
         cut_next = load_cut(resets_ptr, t, offs_b, ahead_b, length, d, B)
-    x_rows = row_pointers(x_ptr, t, offs_b, d, B, D, GATES * H)
+    x_rows = row_pointers(x_ptr, t, offs_b, p, B, P, GATES * H)
     x_next = load_packed(x_rows[:, None] + own, H, ahead_b[:, None] & mask_h[None, :], GATES)
     for step in range(begin, end):
         t = tl.where(d == 0, step, T - 1 - step)
@@ -132,7 +137,7 @@ def scan_fwd_kernel(
         t_next = t + 1 - 2 * d
         # The next step's input is on its way while this step waits for h.
         x = unpack(x_next, GATES, ACC)
-        x_rows = row_pointers(x_ptr, t_next, offs_b, d, B, D, GATES * H)
+        x_rows = row_pointers(x_ptr, t_next, offs_b, p, B, P, GATES * H)
         x_next = load_packed(x_rows[:, None] + own, H, only_if(step + 1 < end, mask), GATES)
         if HAS_RESETS:
             cut = cut_next
@@ -142,18 +147,19 @@ def scan_fwd_kernel(
         arrivals = (step - begin) * (1 + INNER) * tl.num_programs(0)
 
         if PHASE == "inner":
-            outer_rows = state_pointers(outer_ptr, offs_b, d, B, H)
+            outer_rows = state_pointers(outer_ptr, offs_b, p, B, H)
             r = load_tiles(outer_rows[:, None] + own, state_stride, mask, OUTER, ACC)
         elif SOLO:
             h = within(state[0], mask_h, H, BLOCK_H).to(weight_ptr.dtype.element_ty)
             r = multiply(
-                (h,), weights[:OUTER], zeros([BLOCK_B, BLOCK_H], OUTER, ACC), OUTER, 1, OUTER, PRECISION, OPERAND
-            )
+                (h,), weights[:OUTER], zeros([BLOCK_B, BLOCK_H], OUTER, ACC), OUTER, 1, OUTER, PRECISION, OPERAND,
+                DIAGONAL,
+            )  # fmt: skip
         else:
             starts = first == t
             # Rows that are not active are masked: where lengths differ, theirs may lie past the last slot.
-            initial = state_pointers(state_ptr, offs_b, d, B, H)
-            rows = either_row(starts, initial, row_pointers(h_ptr, t_prev, offs_b, d, B, D, H), H)
+            initial = state_pointers(state_ptr, offs_b, p, B, H)
+            rows = either_row(starts, initial, row_pointers(h_ptr, t_prev, offs_b, p, B, P, H), H)
             needed = mask_b & (t < length)
             if HAS_RESETS:
                 needed = needed & ~cut
@@ -170,10 +176,11 @@ def scan_fwd_kernel(
             if SOLO:
                 left = (within(operand, mask_h, H, BLOCK_H).to(weight_ptr.dtype.element_ty),)
                 product = multiply(
-                    left, weights[OUTER:], zeros([BLOCK_B, BLOCK_H], INNER, ACC), INNER, 1, INNER, PRECISION, OPERAND
-                )
+                    left, weights[OUTER:], zeros([BLOCK_B, BLOCK_H], INNER, ACC), INNER, 1, INNER, PRECISION, OPERAND,
+                    DIAGONAL,
+                )  # fmt: skip
             else:
-                rows = row_pointers(inner_ptr, t, offs_b, d, B, D, H)
+                rows = row_pointers(inner_ptr, t, offs_b, p, B, P, H)
                 if PHASE != "inner":
                     store_exchanged(rows[:, None] + own, 0, (operand,), mask, 1)
                     arrive(counter_ptr, EXCHANGE)
@@ -190,7 +197,7 @@ def scan_fwd_kernel(
                 r = r + product
 
         if PHASE == "outer":
-            outer_rows = state_pointers(outer_ptr, offs_b, d, B, H)
+            outer_rows = state_pointers(outer_ptr, offs_b, p, B, H)
             store_tiles(outer_rows[:, None] + own, state_stride, r, mask, OUTER)
         else:
             new, saved = FWD(x, r, state, given)
@@ -202,28 +209,28 @@ def scan_fwd_kernel(
             else:
                 shown = new
                 state = new
-            store_exchanged(row_pointers(h_ptr, t, offs_b, d, B, D, H)[:, None] + own, 0, shown[:1], mask, 1)
+            store_exchanged(row_pointers(h_ptr, t, offs_b, p, B, P, H)[:, None] + own, 0, shown[:1], mask, 1)
             if step + 1 < end:
                 arrive(counter_ptr, EXCHANGE)
             if STORE_CELLS:
-                cells_rows = row_pointers(cells_ptr, t, offs_b, d, B, D, (STATES - 1) * H)
+                cells_rows = row_pointers(cells_ptr, t, offs_b, p, B, P, (STATES - 1) * H)
                 store_tiles(cells_rows[:, None] + own, H, shown[1:], mask, STATES - 1)
             if STORE_SAVED:
-                saved_rows = row_pointers(saved_ptr, t, offs_b, d, B, D, SAVED * H)
+                saved_rows = row_pointers(saved_ptr, t, offs_b, p, B, P, SAVED * H)
                 store_packed(saved_rows[:, None] + own, H, saved, mask, SAVED, False)
     if PHASE != "outer":
-        store_tiles(state_pointers(carry_out_ptr, offs_b, d, B, H)[:, None] + own, state_stride, state, mask, STATES)
+        store_tiles(state_pointers(carry_out_ptr, offs_b, p, B, H)[:, None] + own, state_stride, state, mask, STATES)
         if HAS_LENGTHS:
             idle0, idle1 = idle_steps(begin, end, d, step0, step1)
             for step in range(idle0, idle1):
                 t = tl.where(d == 0, step, T - 1 - step)
-                h_rows = row_pointers(h_ptr, t, offs_b, d, B, D, H)
+                h_rows = row_pointers(h_ptr, t, offs_b, p, B, P, H)
                 store_tiles(h_rows[:, None] + own, H, zeros([BLOCK_B, BLOCK_H], 1, ACC), mask, 1)
                 if STORE_CELLS:
-                    cells_rows = row_pointers(cells_ptr, t, offs_b, d, B, D, (STATES - 1) * H)
+                    cells_rows = row_pointers(cells_ptr, t, offs_b, p, B, P, (STATES - 1) * H)
                     store_tiles(
                         cells_rows[:, None] + own, H, zeros([BLOCK_B, BLOCK_H], STATES - 1, ACC), mask, STATES - 1
                     )
                 if STORE_SAVED:
-                    saved_rows = row_pointers(saved_ptr, t, offs_b, d, B, D, SAVED * H)
+                    saved_rows = row_pointers(saved_ptr, t, offs_b, p, B, P, SAVED * H)
                     store_tiles(saved_rows[:, None] + own, H, zeros([BLOCK_B, BLOCK_H], SAVED, ACC), mask, SAVED)

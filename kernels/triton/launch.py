@@ -81,18 +81,18 @@ def exchange_buffer(config: LaunchConfig, *shape: int, like: Tensor) -> Tensor:
 
 
 def inner_operand(counts: Counts, config: LaunchConfig, like: Tensor) -> Tensor | None:
-    """What the inner gate multiplies, `(T, B, D, H)`, for input parts like `like`; None where nobody else reads it."""
-    T, B, D, _, H = like.shape
-    return exchange_buffer(config, T, B, D, H, like=like) if counts.inner and config.tier != "solo" else None
+    """What the inner gate multiplies, `(T, B, P, H)`, for input parts like `like`; None where nobody else reads it."""
+    T, B, P, _, H = like.shape
+    return exchange_buffer(config, T, B, P, H, like=like) if counts.inner and not config.alone else None
 
 
-def counters(config: LaunchConfig, batch: int, directions: int, like: Tensor) -> Tensor:
-    """The barrier's counters, `(waves, ...)`, one per batch tile and direction; any tensor where there is none."""
+def counters(config: LaunchConfig, batch: int, groups: int, like: Tensor) -> Tensor:
+    """The barrier's counters, `(waves, ...)`, one per batch tile and group; any tensor where there is none."""
     if config.exchange != "barrier":
         return like
     tiles = -(-batch // config.block_b)
     waves = -(-tiles // config.batch_tiles)
-    size = min(tiles, config.batch_tiles) * directions * COUNTER_STRIDE.value
+    size = min(tiles, config.batch_tiles) * groups * COUNTER_STRIDE.value
     return torch.zeros(waves, size, dtype=torch.int32, device=like.device)
 
 
@@ -116,7 +116,7 @@ def _launch(
     constants: dict[str, Any],
     spill_limit: int | None,
 ) -> None:
-    """Launch `kernel` over all T steps and all B rows of `sizes` (T, B, D, H), in processing order, each step in the
+    """Launch `kernel` over all T steps and all B rows of `sizes` (T, B, P, H), in processing order, each step in the
     phases of `order`.
 
     With a `spill_limit` it is compiled first, and SpillsError is raised instead where it spills more than that.
@@ -124,7 +124,7 @@ def _launch(
     Under the persistent schedule each wave of batch tiles is one launch; a launch whose programs wait for each other is
     cooperative, so a grid that does not fit is refused by the driver rather than left hanging.
     """
-    T, B, D, H = sizes
+    T, B, P, H = sizes
     units = -(-H // config.block_h)
     tiles = -(-B // config.block_b)
     if config.schedule == "persistent":
@@ -142,7 +142,7 @@ def _launch(
                     raise SpillsError(words)
             for step0, step1 in spans:
                 for wave, tile0 in enumerate(range(0, tiles, config.batch_tiles)):
-                    grid = (units, min(config.batch_tiles, tiles - tile0), D)
+                    grid = (units, min(config.batch_tiles, tiles - tile0), P)
                     arrivals = counter[wave] if config.exchange == "barrier" else counter
                     first = tile0 * config.block_b
                     for phase in order:
@@ -169,12 +169,12 @@ def launch_fwd(
     spill_limit: int | None = None,
 ) -> None:
     """Launch the forward scan on given tensors."""
-    x, weight, bias, state, lengths, resets, *_ = inputs
-    T, B, D, _, H = x.shape
+    x, weight, bias, state, lengths, resets, vectors, constants, heads = inputs
+    T, B, P, _, H = x.shape
     order = phases(counts, config)
     outer = x
     if len(order) > 1:
-        outer = x.new_empty((counts.gates - counts.inner, D, B, H), dtype=_accumulator(x.dtype))
+        outer = x.new_empty((counts.gates - counts.inner, P, B, H), dtype=_accumulator(x.dtype))
     carry_in, carry_out, output, inner, cells, saved, counter = buffers
     # A pointer that the kernel's flags leave unused still has to be one: x stands in.
     pointers = {
@@ -184,8 +184,8 @@ def launch_fwd(
         "state_ptr": _aligned(state),
         "lengths_ptr": x if lengths is None else lengths,
         "resets_ptr": _flags(resets, x),
-        "vectors_ptr": x if inputs.vectors is None else inputs.vectors,
-        "constants_ptr": x if inputs.constants is None else inputs.constants,
+        "vectors_ptr": x if vectors is None else vectors,
+        "constants_ptr": x if constants is None else constants,
         "carry_in_ptr": carry_in,
         "carry_out_ptr": carry_out,
         "h_ptr": output,
@@ -194,8 +194,8 @@ def launch_fwd(
         "cells_ptr": x if cells is None else cells,
         "saved_ptr": x if saved is None else saved,
     }
-    constants = {
-        **scan_constants(counts, config, H, D, precision, _name(x.dtype)),
+    compiled = {
+        **scan_constants(counts, config, H, P // heads, precision, _name(x.dtype), heads),
         **steps(counts, False),
         "HAS_BIAS": bias is not None,
         "HAS_LENGTHS": lengths is not None,
@@ -203,8 +203,8 @@ def launch_fwd(
         "STORE_CELLS": cells is not None,
         "STORE_SAVED": saved is not None,
     }
-    sizes = (T, B, D, H)
-    _launch(scan_fwd_kernel, config, pointers, counter, sizes, False, order, constants, spill_limit)
+    sizes = (T, B, P, H)
+    _launch(scan_fwd_kernel, config, pointers, counter, sizes, False, order, compiled, spill_limit)
 
 
 def launch_bwd(
@@ -218,9 +218,9 @@ def launch_bwd(
 ) -> None:
     """Launch the backward scan on given tensors."""
     dout, _, dcells = upstream
-    weight, state, lengths, resets, output, cells, saved, *_ = kept
+    weight, state, lengths, resets, output, cells, saved, vectors, constants, heads = kept
     carry_in, carry_out, dvectors, dx, dr, counter = buffers
-    T, B, D, H = output.shape
+    T, B, P, H = output.shape
     output = _aligned(output)
     pointers = {
         "dout_ptr": output if dout is None else dout,
@@ -229,8 +229,8 @@ def launch_bwd(
         "state_ptr": _aligned(state),
         "lengths_ptr": output if lengths is None else lengths,
         "resets_ptr": _flags(resets, output),
-        "vectors_ptr": output if kept.vectors is None else kept.vectors,
-        "constants_ptr": output if kept.constants is None else kept.constants,
+        "vectors_ptr": output if vectors is None else vectors,
+        "constants_ptr": output if constants is None else constants,
         "dvectors_ptr": carry_in if dvectors is None else dvectors,
         "h_ptr": output,
         "cells_ptr": _aligned(cells),
@@ -240,8 +240,8 @@ def launch_bwd(
         "dx_ptr": dx,
         "dr_ptr": dr,
     }
-    constants = {
-        **scan_constants(counts, config, H, D, precision, _name(output.dtype)),
+    compiled = {
+        **scan_constants(counts, config, H, P // heads, precision, _name(output.dtype), heads),
         **steps(counts, True),
         "HAS_DOUT": dout is not None,
         # A cell whose only state is h has no others for a gradient to come to.
@@ -250,8 +250,8 @@ def launch_bwd(
         "HAS_RESETS": resets is not None,
         "STORE_DX": counts.splits_bias,
     }
-    order, sizes = phases(counts, config), (T, B, D, H)
-    _launch(scan_bwd_kernel, config, pointers, counter, sizes, True, order, constants, spill_limit)
+    order, sizes = phases(counts, config), (T, B, P, H)
+    _launch(scan_bwd_kernel, config, pointers, counter, sizes, True, order, compiled, spill_limit)
 
 
 def scan_fwd(
@@ -277,17 +277,17 @@ def scan_fwd(
         RefusedError: there is no room for the launch.
     """
     x, state = inputs.x, inputs.state
-    T, B, D, _, H = x.shape
+    T, B, P, _, H = x.shape
     persistent = config.schedule == "persistent"
     carry_in = state if persistent else state.to(_accumulator(x.dtype), copy=True)
     buffers = ForwardBuffers(
         carry_in,
         torch.empty_like(state) if persistent else carry_in,
-        exchange_buffer(config, T, B, D, H, like=x),
+        exchange_buffer(config, T, B, P, H, like=x),
         inner_operand(counts, config, x),
-        x.new_empty((T, B, D, counts.states - 1, H)) if save or cells else None,
-        x.new_empty((T, B, D, counts.saved, H)) if save else None,
-        counters(config, B, D, x),
+        x.new_empty((T, B, P, counts.states - 1, H)) if save or cells else None,
+        x.new_empty((T, B, P, counts.saved, H)) if save else None,
+        counters(config, B, P, x),
     )
     launch_fwd(inputs, buffers, counts, config, precision, spill_limit)
     return Results(
@@ -308,21 +308,21 @@ def scan_bwd(
 ) -> Gradients:
     """Run the backward scan; arguments, and what is raised, as of `scan_fwd`, which is to have saved."""
     output, state = kept.output, kept.state
-    T, B, D, H = output.shape
+    T, B, P, H = output.shape
     accumulator = _accumulator(output.dtype)
     persistent = config.schedule == "persistent"
     if upstream.final is None:
         carry_in = state.new_zeros(state.shape, dtype=accumulator)
     else:
         carry_in = upstream.final.to(accumulator, copy=not persistent)
-    dr = exchange_buffer(config, T, B, D, counts.gates, H, like=output)
+    dr = exchange_buffer(config, T, B, P, counts.gates, H, like=output)
     buffers = BackwardBuffers(
         carry_in,
         torch.empty_like(carry_in) if persistent else carry_in,
         state.new_zeros((counts.vectors, *state.shape[1:]), dtype=accumulator) if counts.vectors else None,
         torch.empty_like(dr) if counts.splits_bias else dr,
         dr,
-        counters(config, B, D, output),
+        counters(config, B, P, output),
     )
     launch_bwd(upstream, kept, buffers, counts, config, precision, spill_limit)
     dstate = buffers.carry_out
@@ -334,19 +334,23 @@ def scan_bwd(
 
 
 def first_step(dr: Tensor, kept: Kept, counts: Counts) -> Tensor:
-    """What reaches h0 through the matmul of each row's first step, `(D, B, H)`: the backward kernel leaves it out.
+    """What reaches h0 through the matmul of each row's first step, `(P, B, H)`: the backward kernel leaves it out.
 
     In the kernel it would take one more exchange; here it is one matrix product.
     """
-    B, outer = dr.shape[1], counts.gates - counts.inner
+    (B, P), outer, heads = dr.shape[1:3], counts.gates - counts.inner, kept.heads
     rows = []
-    for d in range(dr.shape[2]):
+    for p in range(P):
+        d = p // heads
         if d == 1 and kept.lengths is not None:
             # A row of length 0 has no first step, and no dr anywhere.
-            first = dr[(kept.lengths.long() - 1).clamp(min=0), torch.arange(B, device=dr.device), d]
+            first = dr[(kept.lengths.long() - 1).clamp(min=0), torch.arange(B, device=dr.device), p]
         else:
-            first = dr[-d, :, d]  # direction 0 starts at t = 0, direction 1 at T - 1
+            first = dr[-d, :, p]  # direction 0 starts at t = 0, direction 1 at T - 1
         if d == 0 and kept.resets is not None:
             first = first.masked_fill(kept.resets[0].view(B, 1, 1), 0)
-        rows.append(first[:, :outer].flatten(1))
-    return torch.stack(rows) @ kept.weight[:, :outer].flatten(1, 2)
+        rows.append(first[:, :outer])
+    starts, weight = torch.stack(rows), kept.weight[:, :outer]
+    if weight.shape[-1] < dr.shape[-1]:
+        return (starts * weight.squeeze(-1).unsqueeze(1)).sum(2)
+    return starts.flatten(2) @ weight.flatten(1, 2)

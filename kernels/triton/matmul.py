@@ -4,6 +4,7 @@
   Else it is read again, chunk by chunk, each step.
 * SPLIT > 1: the contraction is split over the warps, as a batched dot `[SPLIT, M, K / SPLIT] @ [SPLIT, K / SPLIT, N]`
   summed over SPLIT. With the few rows and columns of one program a plain dot would make every warp repeat all of it.
+* DIAGONAL: no contraction at all, but a multiplication.
 * K is walked in NUM_K chunks of BLOCK_K; where RESIDENT, the left operands of GROUP chunks are fetched together.
 """
 
@@ -79,13 +80,18 @@ def multiply(
     OUT: tl.constexpr,
     PRECISION: tl.constexpr,
     OPERAND: tl.constexpr,
+    DIAGONAL: tl.constexpr,
 ):
-    """`acc[g] += left[g] @ weights[g]` for every gate; a single `left` or `acc` serves all of them."""
+    """`acc[g] += left[g] @ weights[g]` for every gate; a single `left` or `acc` serves all of them. Of DIAGONAL weights
+    there are the diagonals, `[1, N]` each."""
     for g in tl.static_range(GATES):
         total = acc[g % OUT]
-        a = left[g % LEFT].to(OPERAND)
-        b = weights[g].to(OPERAND)
-        total = tl.dot(a, b, total, input_precision=PRECISION, out_dtype=total.dtype)
+        if DIAGONAL:
+            total += left[g % LEFT].to(total.dtype) * weights[g].to(total.dtype)
+        else:
+            a = left[g % LEFT].to(OPERAND)
+            b = weights[g].to(OPERAND)
+            total = tl.dot(a, b, total, input_precision=PRECISION, out_dtype=total.dtype)
         acc = acc[: g % OUT] + (total,) + acc[g % OUT + 1 :]
     return acc
 
@@ -161,13 +167,13 @@ def contract(
             left = load_left(rows, stride, group, mask_m, written, H, LEFT, EXCHANGE, BLOCK_K, GROUP, SPLIT)
             for c in tl.static_range(GROUP):
                 right = weights[(group + c) * GATES + FIRST : (group + c) * GATES + FIRST + COUNT]
-                acc = multiply(left[c * LEFT : (c + 1) * LEFT], right, acc, COUNT, LEFT, OUT, PRECISION, OPERAND)
+                acc = multiply(left[c * LEFT : (c + 1) * LEFT], right, acc, COUNT, LEFT, OUT, PRECISION, OPERAND, False)
     else:
         for chunk in range(NUM_K):
             offs_k = k_offsets(chunk, BLOCK_K, SPLIT)
             right = load_weights(weight_ptr + FIRST * H * H, offs_k, offs_n, stride_k, stride_n, H, COUNT, SPLIT)
             left = load_left(rows, stride, chunk, mask_m, written, H, LEFT, EXCHANGE, BLOCK_K, 1, SPLIT)
-            acc = multiply(left, right, acc, COUNT, LEFT, OUT, PRECISION, OPERAND)
+            acc = multiply(left, right, acc, COUNT, LEFT, OUT, PRECISION, OPERAND, False)
     if SPLIT == 1:
         return acc
     else:
@@ -186,10 +192,15 @@ def load_resident(
     BLOCK_K: tl.constexpr,
     NUM_K: tl.constexpr,
     SPLIT: tl.constexpr,
+    DIAGONAL: tl.constexpr,
 ):
     """The right operands of all chunks, to be held over the whole time loop; () where they are streamed."""
     tiles = ()
-    if RESIDENT:
+    if DIAGONAL:
+        for g in tl.static_range(GATES):
+            n = offs_n[None, :]
+            tiles = tiles + (tl.load(ptr + g * H + n, mask=n < H, other=0.0),)
+    elif RESIDENT:
         for chunk in tl.static_range(NUM_K):
             offs_k = k_offsets(chunk, BLOCK_K, SPLIT)
             tiles = tiles + load_weights(ptr, offs_k, offs_n, stride_k, stride_n, H, GATES, SPLIT)

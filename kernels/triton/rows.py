@@ -10,15 +10,15 @@ from fastrnn.kernels.triton.tiles import load_packed, unpack, zeros
 
 
 @triton.jit
-def row_pointers(ptr, t, offs_b, d, B, D: tl.constexpr, WIDTH: tl.constexpr):
-    """[BLOCK_B] pointers to time step t of each row in a (T, B, D, WIDTH) tensor."""
-    return ptr + ((tl.cast(t, tl.int64) * B + offs_b) * D + d) * WIDTH
+def row_pointers(ptr, t, offs_b, p, B, P: tl.constexpr, WIDTH: tl.constexpr):
+    """[BLOCK_B] pointers to time step t of each row of group p in a (T, B, P, WIDTH) tensor."""
+    return ptr + ((tl.cast(t, tl.int64) * B + offs_b) * P + p) * WIDTH
 
 
 @triton.jit
-def state_pointers(ptr, offs_b, d, B, H: tl.constexpr):
-    """[BLOCK_B] pointers to each row of the first entry of a (STATES, D, B, H) tensor."""
-    return ptr + (tl.cast(d, tl.int64) * B + offs_b) * H
+def state_pointers(ptr, offs_b, p, B, H: tl.constexpr):
+    """[BLOCK_B] pointers to each row of group p of the first entry of a (STATES, P, B, H) tensor."""
+    return ptr + (tl.cast(p, tl.int64) * B + offs_b) * H
 
 
 @triton.jit
@@ -77,15 +77,15 @@ def load_cut(resets_ptr, t, offs_b, mask_b, length, d, B):
 
 @triton.jit
 def load_state(
-    h_ptr, cells_ptr, state_ptr, t, starts, offs_b, own, mask, d, B, state_stride,
-    H: tl.constexpr, D: tl.constexpr, STATES: tl.constexpr,
+    h_ptr, cells_ptr, state_ptr, t, starts, offs_b, own, mask, p, B, state_stride,
+    H: tl.constexpr, P: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
     """This program's units of the state after time step t, or of the initial state in rows where `starts`; in its
     dtype, for `unpack_state`."""
-    initial = state_pointers(state_ptr, offs_b, d, B, H)
-    h_rows = either_row(starts, initial, row_pointers(h_ptr, t, offs_b, d, B, D, H), H)
+    initial = state_pointers(state_ptr, offs_b, p, B, H)
+    h_rows = either_row(starts, initial, row_pointers(h_ptr, t, offs_b, p, B, P, H), H)
     state = (tl.load(h_rows[:, None] + own, mask=mask, other=0.0),)
-    cells = row_pointers(cells_ptr, t, offs_b, d, B, D, (STATES - 1) * H)
+    cells = row_pointers(cells_ptr, t, offs_b, p, B, P, (STATES - 1) * H)
     for s in tl.static_range(1, STATES):
         rows = either_row(starts, initial + s * state_stride, cells + (s - 1) * H, H)
         state = state + (tl.load(rows[:, None] + own, mask=mask, other=0.0),)
@@ -103,8 +103,8 @@ def unpack_state(state, STATES: tl.constexpr, ACC: tl.constexpr):
 @triton.jit
 def load_step(
     dout_ptr, dcells_ptr, h_ptr, cells_ptr, saved_ptr, state_ptr, resets_ptr, t, first, length, offs_b, own, mask_b,
-    mask, d, T, B, state_stride,
-    H: tl.constexpr, D: tl.constexpr, STATES: tl.constexpr, SAVED: tl.constexpr, HAS_DOUT: tl.constexpr,
+    mask, d, p, T, B, state_stride,
+    H: tl.constexpr, P: tl.constexpr, STATES: tl.constexpr, SAVED: tl.constexpr, HAS_DOUT: tl.constexpr,
     HAS_DCELLS: tl.constexpr, HAS_RESETS: tl.constexpr,
 ):  # fmt: skip
     """What the backward step at t needs and no other program computes, for `unpack_step`.
@@ -114,16 +114,16 @@ def load_step(
     """
     dout = ()
     if HAS_DOUT:
-        dout = load_packed(row_pointers(dout_ptr, t, offs_b, d, B, D, H)[:, None] + own, 0, mask, 1)
+        dout = load_packed(row_pointers(dout_ptr, t, offs_b, p, B, P, H)[:, None] + own, 0, mask, 1)
     dcells = ()
     if HAS_DCELLS:
-        dcells_rows = row_pointers(dcells_ptr, t, offs_b, d, B, D, (STATES - 1) * H)
+        dcells_rows = row_pointers(dcells_ptr, t, offs_b, p, B, P, (STATES - 1) * H)
         dcells = load_packed(dcells_rows[:, None] + own, H, mask, STATES - 1)
-    saved = load_packed(row_pointers(saved_ptr, t, offs_b, d, B, D, SAVED * H)[:, None] + own, H, mask, SAVED)
+    saved = load_packed(row_pointers(saved_ptr, t, offs_b, p, B, P, SAVED * H)[:, None] + own, H, mask, SAVED)
     # In the reverse direction a row that is not active yet has no slot before t = T - 1; any slot will do for it.
     state_prev = load_state(
-        h_ptr, cells_ptr, state_ptr, tl.minimum(t - 1 + 2 * d, T - 1), first == t, offs_b, own, mask, d, B,
-        state_stride, H, D, STATES,
+        h_ptr, cells_ptr, state_ptr, tl.minimum(t - 1 + 2 * d, T - 1), first == t, offs_b, own, mask, p, B,
+        state_stride, H, P, STATES,
     )  # fmt: skip
     cut = ()
     if HAS_RESETS:

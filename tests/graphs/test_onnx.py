@@ -201,8 +201,9 @@ class Asks(nn.Module):
         (lambda: Asks(fastrnn.LSTM(3, 5), {"lengths": LENGTHS}), False, "leave dynamo=False out"),
         (lambda: Asks(fastrnn.LSTM(3, 5), {"resets": RESETS}), False, "cut its input where episodes begin"),
         (lambda: Asks(fastrnn.GRU(3, 5, reset_after=False), {}), False, "leave dynamo=False out"),
+        (lambda: Asks(fastrnn.GRU(3, 6, heads=2), {}), True, "heads=2: torch.export takes it"),
     ],
-    ids=["packed", "resets", "cells", "lengths, older", "resets, older", "textbook, older"],
+    ids=["packed", "resets", "cells", "lengths, older", "resets, older", "textbook, older", "heads"],
 )
 def test_what_onnx_does_not_have_is_an_error_with_a_remedy(
     make: Any, dynamo: bool, remedy: str, tmp_path: Path

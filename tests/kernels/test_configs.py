@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fastrnn.kernels.plan import choice, limits
 from fastrnn.kernels.plan.choice import candidates, choose
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
-from fastrnn.kernels.plan.cost import shared_estimate, step_cost
+from fastrnn.kernels.plan.cost import launch_cost, shared_estimate, step_cost
 from fastrnn.kernels.plan.devices import DEVICES, Device, shared_bytes
 
 SHAPES = st.builds(
@@ -31,6 +31,7 @@ SHAPES = st.builds(
     directions=st.sampled_from([1, 2]),
     ieee=st.booleans(),
     inner=st.sampled_from([0, 1]),
+    heads=st.sampled_from([1, 3]),
 )
 SMALL_GPU = Device("a small GPU", (8, 6), sms=16, shared_bytes=shared_bytes((8, 6)))
 GPUS = [*DEVICES.values(), SMALL_GPU]
@@ -40,7 +41,7 @@ GPU_NAMES = [*DEVICES, "small"]
 def _programs(shape: ScanShape, config: LaunchConfig) -> int:
     """Programs of the first and largest launch."""
     tiles = min(-(-shape.batch // config.block_b), config.batch_tiles)
-    return -(-shape.hidden // config.block_h) * tiles * shape.directions
+    return -(-shape.hidden // config.block_h) * tiles * shape.groups
 
 
 @pytest.mark.parametrize("device", GPUS, ids=GPU_NAMES)
@@ -161,3 +162,29 @@ def test_plans_know_neither_torch_nor_triton() -> None:
 
 def test_an_unknown_gpu_gets_the_smallest_shared_memory() -> None:
     assert shared_bytes((99, 0)) == min(shared_bytes(c) for c in ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)))
+
+
+@pytest.mark.parametrize("schedule", ["persistent", "stepwise"])
+@settings(max_examples=60, deadline=None)
+@given(shape=SHAPES)
+def test_a_diagonal_waits_for_nobody(shape: ScanShape, schedule: str) -> None:
+    diagonal = dataclasses.replace(shape, heads=1, diagonal=True)
+    config = choose(diagonal, DEVICES["sm_90"], schedule)
+    assert config is not None
+    assert config.tier == "diagonal"
+    assert config.exchange == "none"
+    assert launch_cost(diagonal, config, DEVICES["sm_90"]) > 0
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_heads_cost_what_as_many_directions_do(backward: bool) -> None:
+    device = DEVICES["sm_90"]
+    heads, directions = (ScanShape(4, backward, 2, 16, 64, d, moved=10, heads=h) for d, h in ((1, 2), (2, 1)))
+    config = choose(heads, device, "persistent")
+    assert config is not None
+    assert config == choose(directions, device, "persistent")
+    assert step_cost(heads, config, device) == step_cost(directions, config, device)
+    whole = dataclasses.replace(heads, hidden=128, heads=1)
+    best = choose(whole, device, "persistent")
+    assert best is not None
+    assert step_cost(heads, config, device) <= step_cost(whole, best, device)

@@ -67,6 +67,34 @@ def test_batches_beyond_one_launch_run_in_waves(schedule: str) -> None:
     scan.check(launch("solo", 8, schedule=schedule, batch_tiles=2))
 
 
+@pytest.mark.parametrize(
+    ("cell", "schedule"),
+    [*((cell, "persistent") for cell in EVERY_CELL), ("lstm", "stepwise"), ("gru_textbook", "stepwise")],
+)
+def test_diagonal_weights(cell: str, schedule: str) -> None:
+    """By several programs, which do not wait for each other under any schedule."""
+    scan = Scan(CELLS[cell], 2, 5, 37, 2, torch.float64, True, True, heads=37)
+    scan.check(launch("diagonal", 37, schedule))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru_textbook"])
+@pytest.mark.parametrize("name", ["solo", pytest.param("grouped chunks", marks=pytest.mark.slow), "streamed"])
+def test_heads(name: str, cell: str) -> None:
+    scan = Scan(CELLS[cell], 2, 3, 38, 2, torch.float64, True, True, heads=2)
+    scan.check(launch(name, 19))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru_textbook"])
+@pytest.mark.parametrize(("name", "heads"), [("solo", 3), ("diagonal", 21)])
+def test_heads_in_16_bits(name: str, heads: int, cell: str) -> None:
+    """h is rounded before it is multiplied, as where it comes from memory."""
+    scan = Scan(CELLS[cell], 3, 5, 21, 1, torch.bfloat16, heads=heads)
+    config = launch(name, 21 // scan.heads)
+    results = scan.by_kernels(config), scan.by_reference(torch.bfloat16), scan.by_reference()
+    for a, b, t in zip(*([*outputs, *grads] for outputs, grads in results), strict=True):
+        assert relative_error(a, t) <= TORCH_ERROR_FACTOR[torch.bfloat16] * relative_error(b, t)
+
+
 ENDING_EARLY = {
     "the first tile": [2] * 8 + [1] * 8 + [5],
     "the second tile": [5] * 16 + [2],

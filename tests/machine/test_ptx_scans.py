@@ -103,6 +103,17 @@ CORNERS = (
     Case("lstm", "float32", T=2, H=32, ieee=True, chosen=True),
 )
 
+# Heads, and blocks of one unit: by each schedule, with and without an inner gate.
+HEADS = (
+    _at(SOLO, cell="lstm", H=40, heads=2, D=2, lengths=True, resets=True),
+    _at(GRID, cell="gru_textbook", dtype="bfloat16", H=48, heads=2, order="programs"),
+    _at(MODES[3], cell="gru", H=40, heads=2, D=2, B=3, lengths=True, weak=True),
+    _at(STEPWISE, cell="lstm", dtype="float32", H=45, heads=3, T=2),
+    Case(tier="diagonal", cell="lstm", H=40, heads=40, D=2, lengths=True, resets=True, weak=True),
+    Case(tier="diagonal", cell="gru_textbook", dtype="bfloat16", H=37, heads=37, B=6, order="warps", T=2),
+    Case(tier="diagonal", cell="gru", dtype="float32", schedule="stepwise", H=33, heads=33, resets=True),
+)
+
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
@@ -124,6 +135,11 @@ def test_each_pair(case: Case, worker: Worker) -> None:
 
 @pytest.mark.parametrize("case", CORNERS, ids=lambda case: case.name)
 def test_corners(case: Case, worker: Worker) -> None:
+    _check(case, worker)
+
+
+@pytest.mark.parametrize("case", HEADS, ids=lambda case: case.name)
+def test_heads(case: Case, worker: Worker) -> None:
     _check(case, worker)
 
 

@@ -49,6 +49,18 @@ def test_a_scan_by_hand(name: str, directions: int, backend: str) -> None:
     )
 
 
+@pytest.mark.parametrize(("heads", "part"), [(2, 2), (H, 0)])
+def test_heads_by_hand(heads: int, part: int) -> None:
+    """A block's product takes less; a diagonal's elements are multiplied, which is not counted."""
+    layer = fastrnn.GRU(INPUT, H, heads=heads)
+    x = torch.randn(T, B, INPUT)
+    into, through = (2 * T * B * 3 * H * size for size in (INPUT, H // part if part else 0))
+    with torch.no_grad():
+        assert _counted(lambda: layer(x)) == into + through
+    output, _ = layer(x)
+    assert _counted(lambda: output.sum().backward()) == into + 2 * through
+
+
 @pytest.mark.parametrize("name", ["GRU", "LSTM", "RNN"])
 def test_a_loop_over_the_cell(name: str) -> None:
     """What somebody without the layer would write takes as many."""

@@ -16,16 +16,16 @@ from fastrnn.scan import operators
 from fastrnn.scan.choice import BY_NAME
 
 
-def _scan_arguments(cell: str, masked: bool, backend: str) -> tuple[object, ...]:
+def _scan_arguments(cell: str, masked: bool, backend: str, heads: int = 1, K: int = 4) -> tuple[object, ...]:
     c = CELLS[cell]
-    T, B, D, H = 3, 2, 2, 4
+    T, B, D, H = 3, 2, 2 * heads, 4
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
     return (
         draw(T, B, D, c.gates, H),
-        draw(D, c.gates, H, H),
+        draw(D, c.gates, H, K),
         draw(D, c.gates, H) if c.splits_bias else None,
         draw(c.states, D, B, H),
         torch.tensor([3, 1], dtype=torch.int32) if masked else None,
@@ -51,6 +51,25 @@ quiet_opcheck = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tens
 @every_case
 def test_opcheck(cell: str, backend: str, masked: bool) -> None:
     torch.library.opcheck(torch.ops.fastrnn.scan_layer.default, (*_scan_arguments(cell, masked, backend), masked))
+
+
+# What torch.compile makes of them is asked of whole layers.
+_CHEAP = ("test_schema", "test_autograd_registration", "test_faketensor")
+
+
+@quiet_opcheck
+@pytest.mark.parametrize(("heads", "K"), [(2, 4), (1, 1)], ids=["heads", "diagonal"])
+@pytest.mark.parametrize("cell", ["lstm", "gru_textbook"])
+def test_opcheck_of_heads(cell: str, heads: int, K: int) -> None:
+    arguments = _scan_arguments(cell, True, "aten", heads, K)
+    torch.library.opcheck(torch.ops.fastrnn.scan_layer.default, (*arguments, True, heads), test_utils=_CHEAP)
+    given = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
+    output, final, cells, saved = torch.ops.fastrnn.scan(*given, heads)
+    kept = (given[1], *given[3:6], output, cells, saved)
+    upstream = (output.cos(), final.cos(), cells.cos())
+    torch.library.opcheck(
+        torch.ops.fastrnn.scan_backward.default, (*upstream, *kept, cell, "aten", heads), test_utils=_CHEAP
+    )
 
 
 @quiet_opcheck
