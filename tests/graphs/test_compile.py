@@ -66,7 +66,7 @@ def _fresh() -> None:
 @pytest.mark.parametrize(
     ("name", "backend"),
     # The kernels' operator is the same for every cell, and their interpreter is slow.
-    combinations(NAMES, ("auto", "persistent"), fast=lambda name, backend: "LSTM" == name or backend == "auto"),
+    combinations(NAMES, ("auto", "persistent"), fast=lambda name, backend: name == "LSTM" or backend == "auto"),
 )
 def test_one_graph_for_every_length_and_batch(name: str, backend: str) -> None:
     """No graph break, forward and backward, and no second compilation when T and B change."""
