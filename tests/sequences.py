@@ -27,8 +27,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "projection": {"proj_size": 2, "bidirectional": True, "num_layers": 2},
 }
 CASES = [(name, which) for name in LAYERS for which in OPTIONS if name == "LSTM" or which != "projection"]
+# Of the kernels, whose interpreter is slow, each option of a layer and each cell; tests/kernels has every cell's masks.
+INTERPRETED = {
+    "stepwise": (
+        ("LSTM", "projection"),
+        ("GRU", "two layers, two directions, no bias"),
+        ("textbook GRU", "two directions"),
+        ("RNN", "two directions"),
+    ),
+    "persistent": (("LSTM", "two directions"), ("relu RNN", "two directions")),
+}
 # "auto" is the aten backend here, on a CPU; the kernels run in Triton's interpreter.
 BACKENDS = ("auto", "stepwise", "persistent", "reference")
+
+
+def is_fast(backend: str, name: str, which: str) -> bool:
+    """Whether the fast tests have this case: of the kernels, those of `INTERPRETED`."""
+    return (name, which) in INTERPRETED.get(backend, ((name, which),))
 
 
 def make(name: str, options: dict[str, Any], backend: str = "auto", input_size: int = 3, hidden: int = 4) -> nn.RNNBase:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import itertools
 import os
 import sys
 import warnings
@@ -151,6 +152,12 @@ def launch(
     tier, block_b, block_h, block_k, group, split = (LAUNCHES | DIAGONAL)[name]
     num_k = 1 if tier == "diagonal" else -(-hidden // (block_k * group)) * group
     return LaunchConfig(schedule, tier, exchange, block_b, block_h, block_k, num_k, group, split, 4, batch_tiles)
+
+
+def combinations(*axes: Iterable[Any], fast: Callable[..., bool]) -> list[Any]:
+    """Every combination of the axes' values, for `parametrize`: slow where `fast` says no."""
+    found = itertools.product(*axes)
+    return [pytest.param(*values, marks=[] if fast(*values) else pytest.mark.slow) for values in found]
 
 
 def load_example(name: str) -> ModuleType:

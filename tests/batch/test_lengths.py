@@ -19,12 +19,14 @@ from sequences import (
     OPTIONS,
     assert_same,
     call,
+    is_fast,
     make,
     reference_passes_gradcheck,
     states_of,
     twin,
     with_gradients,
 )
+from support import combinations
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -44,9 +46,13 @@ def packed_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 BOTH_WAYS = pytest.mark.parametrize("packed_by", ["scan", "layer"], indirect=True)
 
 
-@pytest.mark.parametrize(("name", "which"), CASES)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_the_reference_defines_them(backend: str, name: str, which: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "case"),
+    combinations(BACKENDS, CASES, fast=lambda backend, case: is_fast(backend, *case)),
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_the_reference_defines_them(backend: str, case: tuple[str, str]) -> None:
+    name, which = case
     if backend == "reference" or (backend in ("stepwise", "persistent") and which == "plain"):
         pytest.skip("is the reference itself, or part of another case that takes the interpreter seconds")
     if backend == "persistent" and which != "two directions":
@@ -130,8 +136,17 @@ def test_a_row_alone_is_the_row_in_the_batch(
 
 
 @BOTH_WAYS
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    # Of the kernels, whose interpreter is slow, those of the cells that differ most.
+    combinations(
+        LAYERS,
+        BACKENDS,
+        fast=lambda name, backend: (
+            name in {"stepwise": ("LSTM", "RNN"), "persistent": ("textbook GRU", "GRU")}.get(backend, LAYERS)
+        ),
+    ),
+)
 def test_what_lies_past_a_row_does_not_matter(name: str, backend: str, request: pytest.FixtureRequest) -> None:
     if backend != "auto" and "layer" in request.node.name:
         pytest.skip("only a CPU's own backend has a choice")

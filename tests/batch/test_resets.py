@@ -18,12 +18,14 @@ from sequences import (
     OPTIONS,
     assert_same,
     call,
+    is_fast,
     make,
     reference_passes_gradcheck,
     states_of,
     twin,
     with_gradients,
 )
+from support import combinations
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -34,9 +36,13 @@ PLACES = torch.tensor([[0, 1, 0, 0], [0, 0, 0, 1], [1, 0, 0, 1], [0, 0, 0, 0], [
 
 
 @pytest.mark.parametrize("lengths", [None, torch.tensor([3, 0, 5, 4])], ids=["full", "lengths"])
-@pytest.mark.parametrize(("name", "which"), CASES)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_the_reference_defines_them(backend: str, name: str, which: str, lengths: Tensor | None) -> None:
+@pytest.mark.parametrize(
+    ("backend", "case"),
+    combinations(BACKENDS, CASES, fast=lambda backend, case: is_fast(backend, *case)),
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_the_reference_defines_them(backend: str, case: tuple[str, str], lengths: Tensor | None) -> None:
+    name, which = case
     if backend == "reference" or (backend in ("stepwise", "persistent") and (which == "plain" or lengths is None)):
         pytest.skip("is the reference itself, or part of another case that takes the interpreter seconds")
     if backend == "persistent" and which != "two directions":

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import as_tuple, compiling_environment, initial_state, run_layer, worst_error
+from support import as_tuple, combinations, compiling_environment, initial_state, run_layer, worst_error
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
@@ -63,8 +63,11 @@ def _fresh() -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("backend", ["auto", "persistent"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    # The kernels' operator is the same for every cell, and their interpreter is slow.
+    combinations(NAMES, ("auto", "persistent"), fast=lambda name, backend: name == "LSTM" or backend == "auto"),
+)
 def test_one_graph_for_every_length_and_batch(name: str, backend: str) -> None:
     """No graph break, forward and backward, and no second compilation when T and B change."""
     layer = _layer(name, backend, projected=backend == "auto")
@@ -87,8 +90,11 @@ def test_one_graph_for_every_length_and_batch(name: str, backend: str) -> None:
     assert counts[0] == counts[-1], "compiled again for another T or B"
 
 
-@pytest.mark.parametrize("grad", [True, False], ids=["training", "inference"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "grad"),
+    combinations(NAMES, (True, False), fast=lambda name, grad: grad == (name != "GRU")),
+    ids={True: "training", False: "inference"}.get,
+)
 def test_one_graph_with_lengths(name: str, grad: bool) -> None:
     """Where nothing traces, a CPU's lengths are looked at: compiled, and exported, they stay arguments."""
     layer = _layer(name)
@@ -162,7 +168,15 @@ def _decomposed(model: nn.Module, *args: Any, dynamic: Any = DYNAMIC) -> torch.e
     return program
 
 
-@pytest.mark.parametrize(("name", "bias"), [("LSTM", True), ("GRU", True), ("RNN", False), ("relu", True)])
+@pytest.mark.parametrize(
+    ("name", "bias"),
+    [
+        ("LSTM", True),
+        ("GRU", True),
+        # `_Chain` below has both, and one without biases.
+        *(pytest.param(name, name == "relu", marks=pytest.mark.slow) for name in ("RNN", "relu")),
+    ],
+)
 def test_export_into_torchs_own_operators(name: str, bias: bool) -> None:
     """With dynamic sizes, from a given state, differentiable, stored and loaded."""
     layer = _case(name, bias=bias).eval()
@@ -210,13 +224,19 @@ def test_a_packed_sequence_is_refused_in_other_terms() -> None:
     assert "PackedSequence" in str(cause)
 
 
+# Of what calls the compiled code, which takes a quarter of the time otherwise.
+UNOPTIMIZED = {"aot_inductor.compile_wrapper_opt_level": "O0"}
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
 def test_aot_inductor(tmp_path: Path) -> None:
     layer = fastrnn.GRU(3, 5).eval()
     x = torch.randn(6, 4, 3)
     with torch.no_grad():
         program = torch.export.export(layer, (x,), dynamic_shapes=DYNAMIC)
-        package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "layer.pt2"))
+        package = torch._inductor.aoti_compile_and_package(
+            program, package_path=str(tmp_path / "layer.pt2"), inductor_configs=UNOPTIMIZED
+        )
         compiled = torch._inductor.aoti_load_package(package)
         for T, B in SIZES:
             x = torch.randn(T, B, 3)
@@ -242,7 +262,8 @@ def test_aot_inductor_without_fastrnn(tmp_path: Path) -> None:
     files = [str(tmp_path / name) for name in ("model.pt2", "inputs.pt", "results.pt")]
     inputs = [torch.randn(T, B, 3) for T, B in EXPORTED_SIZES]
     with torch.no_grad():
-        torch._inductor.aoti_compile_and_package(_decomposed(model, torch.randn(6, 4, 3)), package_path=files[0])
+        program = _decomposed(model, torch.randn(6, 4, 3))
+        torch._inductor.aoti_compile_and_package(program, package_path=files[0], inductor_configs=UNOPTIMIZED)
         torch.save(inputs, files[1])
         command = [sys.executable, "-c", _WITHOUT_FASTRNN, *files]
         subprocess.run(command, check=True, cwd=tmp_path, env=compiling_environment())
@@ -250,10 +271,24 @@ def test_aot_inductor_without_fastrnn(tmp_path: Path) -> None:
             assert worst_error(found, model(x)) < 1e-5
 
 
+# Each name, with and without biases, from a given state and from zeros; tests/graphs/test_onnx.py has the cells.
+EXPORTED = (
+    ("LSTM", True, True),
+    ("GRU", True, False),
+    ("RNN", False, True),
+    ("relu", True, True),
+    ("unprojected", True, True),
+    ("forward", False, False),
+)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs onnx, onnxscript and onnxruntime")
-@pytest.mark.parametrize("given", [True, False], ids=["given state", "zero state"])
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
-@pytest.mark.parametrize("name", [*NAMES, "relu", "unprojected", "forward"])
+@pytest.mark.parametrize(
+    ("name", "bias", "given"),
+    combinations(
+        (*NAMES, "relu", "unprojected", "forward"), (True, False), (True, False), fast=lambda *case: case in EXPORTED
+    ),
+)
 def test_onnx_of_an_exported_program(name: str, bias: bool, given: bool, tmp_path: Path) -> None:
     """By the translation table; models need none, tests/graphs/test_onnx.py."""
     import onnxruntime
@@ -300,8 +335,11 @@ class _Both(nn.Module):
         return self.cell(x[-1])[0] + 1
 
 
-@pytest.mark.parametrize("allow_rnn", [True, False])
-@pytest.mark.parametrize("subclass", [True, False], ids=["subclass", "plain"])
+@pytest.mark.parametrize(
+    ("subclass", "allow_rnn"),
+    # What compiles without allow_rnn does with it.
+    combinations((True, False), (True, False), fast=lambda subclass, allow_rnn: subclass or not allow_rnn),
+)
 def test_fullgraph_of_a_converted_model(subclass: bool, allow_rnn: bool) -> None:
     """Instances of torch.nn's classes compile in one graph with allow_rnn, and others without it, too."""
     model, counter = _Both(), CompileCounterWithBackend("aot_eager")

@@ -77,12 +77,16 @@ def _session(program: Any, path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path))
 
 
+# The cases that are fast without lengths and from zeros.
+ZERO = ("lstm", "projected without bias", "relu")
+
+
 def _variants() -> list[Any]:
-    """Every case with lengths and a state given; of the rest, which take seconds each, a few."""
+    """Each case once: with lengths and a state given, or with neither. The rest, which take seconds each, are slow."""
     found = []
     for case in CASES:
         for lengths, given in itertools.product([True, False], repeat=2):
-            fast = (lengths and given) or (case in ("lstm", "projected") and not lengths and not given)
+            fast = not lengths and not given if case in ZERO else lengths and given
             name = f"{case}, {'lengths' if lengths else 'no lengths'}, {'given' if given else 'zero'} state"
             found.append(pytest.param(case, lengths, given, id=name, marks=[] if fast else pytest.mark.slow))
     return found

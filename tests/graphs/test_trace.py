@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from sequences import LAYERS
-from support import as_tuple
+from support import as_tuple, combinations
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -70,11 +70,13 @@ def _arguments(layer: Any, sizes: tuple[int, int], is_sorted: bool, given: bool)
     return [torch.randn((B, T, 3) if layer.batch_first else (T, B, 3)), lengths, *(states if given else ())]
 
 
-def _holds_everywhere(model: nn.Module, is_sorted: bool, given: bool, grad: bool) -> None:
+def _holds_everywhere(
+    model: nn.Module, is_sorted: bool, given: bool, grad: bool, held: list[tuple[int, int]] = SIZES
+) -> None:
     layer: Any = model.layer
     with torch.set_grad_enabled(grad):
-        traced = torch.jit.trace(model, tuple(_arguments(layer, SIZES[0], is_sorted, given)))
-        for sizes in SIZES:
+        traced = torch.jit.trace(model, tuple(_arguments(layer, held[0], is_sorted, given)))
+        for sizes in held:
             arguments = _arguments(layer, sizes, is_sorted, given)
             found, expected = traced(*arguments), model(*arguments)
             torch.testing.assert_close(found, expected)
@@ -99,12 +101,15 @@ def test_packed_input(name: str, which: str, is_sorted: bool, given: bool, grad:
     _holds_everywhere(_Packing(layer, is_sorted), is_sorted, given, grad)
 
 
-@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no grad"])
-@pytest.mark.parametrize("name", ["LSTM", "textbook GRU"])
+@pytest.mark.parametrize(
+    ("name", "grad"),
+    combinations(("LSTM", "textbook GRU"), (True, False), fast=lambda name, grad: grad == (name == "LSTM")),
+    ids={True: "grad", False: "no grad"}.get,
+)
 def test_packed_input_of_the_kernels(name: str, grad: bool) -> None:
     pytest.importorskip("triton")
     layer = LAYERS[name](3, 4, backend="stepwise")
-    _holds_everywhere(_Packing(layer, False), False, False, grad)
+    _holds_everywhere(_Packing(layer, False), False, False, grad, [(3, 2), (4, 1), (2, 3)])
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "lengths"])

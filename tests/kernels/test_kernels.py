@@ -8,7 +8,16 @@ import torch
 pytest.importorskip("triton")
 
 from scans import Scan
-from support import EVERY_CELL, FLOAT64_ERROR, LAUNCHES, TORCH_ERROR_FACTOR, launch, relative_error, worst_error
+from support import (
+    EVERY_CELL,
+    FLOAT64_ERROR,
+    LAUNCHES,
+    TORCH_ERROR_FACTOR,
+    combinations,
+    launch,
+    relative_error,
+    worst_error,
+)
 
 from fastrnn.cells import CELLS
 from fastrnn.kernels.tensors import Upstream
@@ -17,25 +26,51 @@ from fastrnn.kernels.triton.launch import scan_bwd, scan_fwd
 SIZES = {"one of each": (1, 1, 1), "odd": (3, 5, 37), "two batch tiles": (2, 19, 20), "full tiles": (2, 16, 48)}
 
 
-@pytest.mark.parametrize("every_option", [False, True], ids=["padded", "lengths and resets"])
-@pytest.mark.parametrize("name", LAUNCHES)
-@pytest.mark.parametrize("cell", EVERY_CELL)
+# The cells that differ most have every launch; "solo" and "split contraction" are padded in `test_any_size`.
+FEWER_LAUNCHES = {
+    "gru": (("solo", True), ("grouped chunks", False), ("streamed", True)),
+    "rnn_tanh": (("solo", True), ("split contraction", True), ("streamed", False)),
+    "rnn_relu": (("solo", True), ("grouped chunks", True), ("streamed", False)),
+    "lstm": (*((name, True) for name in LAUNCHES), ("grouped chunks", False)),
+    "gru_textbook": (*((name, True) for name in LAUNCHES), ("streamed", False)),
+}
+
+
+@pytest.mark.parametrize(
+    ("cell", "name", "every_option"),
+    combinations(EVERY_CELL, LAUNCHES, (False, True), fast=lambda cell, *case: case in FEWER_LAUNCHES[cell]),
+    ids={False: "padded", True: "lengths and resets"}.get,
+)
 def test_every_launch_computes_the_reference(cell: str, name: str, every_option: bool) -> None:
     directions = 2 if every_option else 1
     scan = Scan(CELLS[cell], 3, 5, 37, directions, torch.float64, every_option, every_option)
     scan.check(launch(name, 37))
 
 
-@pytest.mark.parametrize("option", ["lengths", "resets"])
-@pytest.mark.parametrize("name", ["solo", "split contraction"])
-@pytest.mark.parametrize("cell", ["lstm", "gru_textbook"])
+@pytest.mark.parametrize(
+    ("cell", "name", "option"),
+    combinations(
+        ("lstm", "gru_textbook"),
+        ("solo", "split contraction"),
+        ("lengths", "resets"),
+        fast=lambda cell, name, option: (cell == "lstm") ^ (name == "solo") ^ (option == "resets"),
+    ),
+)
 def test_one_option_without_the_other(cell: str, name: str, option: str) -> None:
     scan = Scan(CELLS[cell], 3, 5, 20, 2, torch.float64, option == "lengths", option == "resets")
     scan.check(launch(name, 20))
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("cell", EVERY_CELL)
+FEWER_SIZES = {
+    "gru": ("one of each", "odd"),
+    "rnn_tanh": ("one of each", "odd", "two batch tiles"),
+    "rnn_relu": ("one of each", "odd", "full tiles"),
+}
+
+
+@pytest.mark.parametrize(
+    ("cell", "size"), combinations(EVERY_CELL, SIZES, fast=lambda cell, size: size in FEWER_SIZES.get(cell, SIZES))
+)
 def test_any_size(cell: str, size: str) -> None:
     T, B, H = SIZES[size]
     scan = Scan(CELLS[cell], T, B, H, 1, torch.float64)
@@ -43,10 +78,26 @@ def test_any_size(cell: str, size: str) -> None:
     scan.check(launch("split contraction", H))
 
 
+FEWER_DTYPES = {
+    "gru": (torch.bfloat16, torch.float32),
+    "rnn_tanh": (torch.float16,),
+    "rnn_relu": (torch.bfloat16,),
+    "gru_textbook": (torch.float16, torch.float32),
+}
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
 # Over several programs every dtype runs as compiled, in tests/machine.
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("name", ["solo", pytest.param("split contraction", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("cell", EVERY_CELL)
+@pytest.mark.parametrize(
+    ("cell", "name", "dtype"),
+    combinations(
+        EVERY_CELL,
+        ("solo", "split contraction"),
+        DTYPES,
+        fast=lambda cell, name, dtype: name == "solo" and dtype in FEWER_DTYPES.get(cell, DTYPES),
+    ),
+    ids=str,
+)
 def test_every_dtype_is_as_good_as_the_reference_in_it(cell: str, name: str, dtype: torch.dtype) -> None:
     """The reference in `dtype` rounds every intermediate; the kernels accumulate and carry the state in float32."""
     scan = Scan(CELLS[cell], 4, 5, 37, 2, dtype)

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from support import combinations
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
 
 KERNELS = [pytest.param(name, id=name) for name in ("stepwise", "persistent")]
+INTERPRETED = (("stepwise", True), ("persistent", False))  # fast, of what takes the interpreter seconds
 
 
-@pytest.mark.parametrize("hidden", [33, 65, 128])
+@pytest.mark.parametrize("hidden", [33, 65, pytest.param(128, marks=pytest.mark.slow)])
 def test_persistent_in_the_interpreter_never_waits_for_a_program_that_has_not_run(hidden: int) -> None:
     """The choice leaves the batch open, and the launch knows it: the two may not differ in whether programs wait."""
     code = (
@@ -100,8 +102,12 @@ def test_fx_takes_layers_for_leaves() -> None:
     torch.testing.assert_close(graph(*arguments), model(*arguments))
 
 
-@pytest.mark.parametrize("grad", [True, False])
-@pytest.mark.parametrize("backend", ["auto", *KERNELS])
+@pytest.mark.parametrize(
+    ("backend", "grad"),
+    combinations(
+        ("auto", "stepwise", "persistent"), (True, False), fast=lambda *case: case[0] == "auto" or case in INTERPRETED
+    ),
+)
 @pytest.mark.filterwarnings("ignore")  # of torch: that TorchScript is deprecated, and which sizes a trace fixes
 def test_jit_trace_makes_no_constants_of_masks(backend: str, grad: bool) -> None:
     model = _Whole(backend)

@@ -10,15 +10,33 @@ pytest.importorskip("hypothesis")  # `make test-gpu` does without
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sequences import BACKENDS, OPTIONS, assert_same, call, make, states_of, twin, with_gradients
+from support import combinations
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
 
+# Of the kernels, whose interpreter is slow.
+INTERPRETED = (
+    ("stepwise", "plain", True),
+    ("stepwise", "two directions", False),
+    ("stepwise", "projection", True),
+    ("persistent", "plain", False),
+    ("persistent", "two directions", True),
+    ("persistent", "two layers, two directions, no bias", False),
+)
 
-@pytest.mark.parametrize("masked", [False, True], ids=["full", "lengths and resets"])
-@pytest.mark.parametrize("which", OPTIONS)
-@pytest.mark.parametrize("backend", BACKENDS)
+
+@pytest.mark.parametrize(
+    ("backend", "which", "masked"),
+    combinations(
+        BACKENDS,
+        OPTIONS,
+        (False, True),
+        fast=lambda *case: case[0] in ("auto", "reference") or case in INTERPRETED,
+    ),
+    ids={False: "full", True: "lengths and resets"}.get,
+)
 def test_the_reference_defines_them(backend: str, which: str, masked: bool) -> None:
     """With gradients: through the cells, the outputs and the final states at once."""
     layer = make("LSTM", OPTIONS[which], backend)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import as_tuple, initial_state, relative_error
+from support import as_tuple, combinations, initial_state, relative_error
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
@@ -14,9 +14,25 @@ DTYPES = [torch.bfloat16, torch.float16]
 ERROR = {torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("backend", ["auto", "persistent", "stepwise", "reference"])
-@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+# Of the kernels, whose interpreter is slow.
+INTERPRETED = (
+    ("LSTM", "persistent", torch.float16),
+    ("GRU", "persistent", torch.bfloat16),
+    ("GRU", "stepwise", torch.float16),
+    ("RNN", "stepwise", torch.bfloat16),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "backend", "dtype"),
+    combinations(
+        ("LSTM", "GRU", "RNN"),
+        ("auto", "persistent", "stepwise", "reference"),
+        DTYPES,
+        fast=lambda *case: case[1] in ("auto", "reference") or case in INTERPRETED,
+    ),
+    ids=str,
+)
 def test_layers(name: str, backend: str, dtype: torch.dtype) -> None:
     if backend in ("persistent", "stepwise"):
         pytest.importorskip("triton")

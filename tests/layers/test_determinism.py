@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import FLOAT64_ERROR, as_tuple, worst_error
+from support import FLOAT64_ERROR, as_tuple, combinations, worst_error
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
@@ -39,9 +39,11 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
 WITH_DROPOUT = [name for name, (_, options, _) in CASES.items() if "dropout" in options]
 PADDED = [name for name in WITH_DROPOUT if not CASES[name][2]]
 BACKENDS = ["aten", "stepwise", "reference"]
-# The interpreter takes a second for each: what does not depend on the cell is tested with two.
-DROPOUT_RUNS = [(case, backend) for case in WITH_DROPOUT for backend in ("aten", "reference")]
-DROPOUT_RUNS += [("lstm", "stepwise"), ("packed gru", "stepwise")]
+# The interpreter takes seconds for each: what does not depend on the cell is tested with two, or with one.
+DROPOUT_RUNS: list[Any] = [(case, backend) for case in WITH_DROPOUT for backend in ("aten", "reference")]
+DROPOUT_RUNS += [("lstm", "stepwise"), pytest.param("packed gru", "stepwise", marks=pytest.mark.slow)]
+# A layer, one over packed input and a cell run by the kernels.
+INTERPRETED = ("lstm", "packed gru", "rnn cell")
 
 
 def _run(
@@ -98,12 +100,14 @@ def test_another_process_gets_the_same_bits(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, here.parents[1:3])), "PYTHONHASHSEED": "1"}
     subprocess.run([sys.executable, str(here), str(file)], env=environment, check=True, timeout=100)
     theirs = torch.load(file)
-    assert len(theirs) == len(CASES) * len(BACKENDS)
+    assert len(theirs) == len(CASES) * 2 + len(INTERPRETED)
     assert [run for run, results in theirs.items() if not _equal(results, _first(*run))] == []
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "backend"),
+    combinations(CASES, BACKENDS, fast=lambda case, backend: backend != "stepwise" or case in INTERPRETED),
+)
 def test_deterministic_mode(case: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     first = _first(case, backend)
@@ -141,14 +145,20 @@ def test_aten_draws_what_torch_draws(case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "backend"), [*((case, "reference") for case in PADDED), ("lstm", "stepwise"), ("gru", "stepwise")]
+    ("case", "backend"),
+    [
+        *((case, "reference") for case in PADDED),
+        pytest.param("lstm", "stepwise", marks=pytest.mark.slow),
+        ("gru", "stepwise"),
+    ],
 )
 def test_on_padded_input_every_backend_draws_what_torch_draws(case: str, backend: str) -> None:
     ours, theirs = (_run(case, name, dtype=torch.float64) for name in (backend, None))
     assert worst_error(ours, theirs) < FLOAT64_ERROR
 
 
-PACKED_RUNS = [(case, backend) for case, backend in DROPOUT_RUNS if case not in PADDED]
+PACKED_RUNS = [(case, backend) for case in WITH_DROPOUT if case not in PADDED for backend in ("aten", "reference")]
+PACKED_RUNS += [("packed gru", "stepwise")]
 
 
 @pytest.mark.parametrize(("case", "backend"), PACKED_RUNS)
@@ -161,4 +171,5 @@ def test_on_packed_input_every_backend_draws_what_torch_draws(case: str, backend
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # as conftest.py does
-    torch.save({(case, backend): _run(case, backend) for case in CASES for backend in BACKENDS}, sys.argv[1])
+    runs = [(case, backend) for case in CASES for backend in BACKENDS if backend != "stepwise" or case in INTERPRETED]
+    torch.save({run: _run(*run) for run in runs}, sys.argv[1])

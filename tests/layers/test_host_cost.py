@@ -65,7 +65,7 @@ def test_sizes_that_vary_are_not_compiled_in() -> None:
     assert result.stdout.splitlines() == ["T B step0 step1 batch0"] * 2
 
 
-@pytest.mark.parametrize("hidden", [32, 128, 512, 1024])
+@pytest.mark.parametrize("hidden", [32, pytest.param(128, marks=pytest.mark.slow), 512, 1024])
 def test_a_few_kernels_serve_every_batch(hidden: int) -> None:
     """Batch size chooses among a handful of tiles, and nothing else about it reaches the compiler."""
     kernels = set()

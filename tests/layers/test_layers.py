@@ -11,6 +11,7 @@ from support import (
     FLOAT64_ERROR,
     as_tuple,
     assert_as_good_as_torch,
+    combinations,
     forced_launch,
     initial_state,
     layer_pair,
@@ -41,10 +42,30 @@ def _skip_unless_available(cell: str, backend: str, options: dict[str, Any]) -> 
         pytest.importorskip("triton")
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("cell", CELLS)
-def test_same_as_torch(cell: str, backend: str, options: dict[str, Any]) -> None:
+# Of the kernels, whose interpreter is slow, the options that come from several launches: each once or twice.
+SEVERAL_LAUNCHES = {
+    "bidirectional": (("gru", "stepwise"), ("rnn_relu", "persistent")),
+    "two layers": (("rnn_tanh", "stepwise"), ("gru", "persistent")),
+    "everything": (("rnn_relu", "stepwise"), ("lstm", "persistent")),
+    "projection, everything": (("lstm", "stepwise"),),
+}
+
+
+@pytest.mark.parametrize(
+    ("cell", "backend", "which"),
+    combinations(
+        CELLS,
+        BACKENDS,
+        OPTIONS,
+        fast=lambda cell, backend, which: (
+            backend not in ("persistent", "stepwise")
+            or (cell != "lstm" and "projection" in which)  # skipped
+            or (cell, backend) in SEVERAL_LAUNCHES.get(which, ((cell, backend),))
+        ),
+    ),
+)
+def test_same_as_torch(cell: str, backend: str, which: str) -> None:
+    options = OPTIONS[which]
     _skip_unless_available(cell, backend, options)
     theirs, ours = layer_pair(cell, 7, 13, torch.float64, backend, **options)
     input = torch.randn(3, 4, 7, dtype=torch.float64)
@@ -62,10 +83,10 @@ def test_unbatched_and_without_state(cell: str, backend: str) -> None:
     assert worst_error(run_layer(ours, input, None)[1], run_layer(theirs, input, None)[1]) < FLOAT64_ERROR
 
 
-@pytest.mark.parametrize("tier", ["split contraction", "grouped chunks", "streamed"])
-@pytest.mark.parametrize(
-    "cell", [cell if cell in ("lstm", "gru") else pytest.param(cell, marks=pytest.mark.slow) for cell in CELLS]
-)
+TIERS = {"split contraction": "lstm", "grouped chunks": "gru", "streamed": "gru"}
+
+
+@pytest.mark.parametrize(("cell", "tier"), combinations(CELLS, TIERS, fast=lambda cell, tier: TIERS[tier] == cell))
 def test_tiers_in_a_whole_layer(cell: str, tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     theirs, ours = layer_pair(cell, 7, 37, torch.float64, "stepwise", bidirectional=True)
@@ -76,12 +97,18 @@ def test_tiers_in_a_whole_layer(cell: str, tier: str, monkeypatch: pytest.Monkey
     assert worst_error(results, run_layer(theirs, input, hx)[1]) < FLOAT64_ERROR
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize(
-    "options", [OPTIONS["bidirectional"], OPTIONS["projection"]], ids=["bidirectional", "projection"]
+    ("cell", "which", "dtype"),
+    combinations(
+        CELLS[:3],  # test_kernels.py has relu, with inputs away from its kink
+        ("bidirectional", "projection"),
+        (torch.float16, torch.bfloat16, torch.float32),
+        fast=lambda cell, which, dtype: cell == "lstm" or which == "projection" or dtype == torch.bfloat16,
+    ),
+    ids=str,
 )
-@pytest.mark.parametrize("cell", CELLS[:3])  # test_kernels.py has relu, with inputs away from its kink
-def test_every_dtype_is_as_good_as_torch(cell: str, options: dict[str, Any], dtype: torch.dtype) -> None:
+def test_every_dtype_is_as_good_as_torch(cell: str, which: str, dtype: torch.dtype) -> None:
+    options = OPTIONS[which]
     _skip_unless_available(cell, "stepwise", options)
     theirs, ours = layer_pair(cell, 7, 24, dtype, "stepwise", **options)
     truth, _ = layer_pair(cell, 7, 24, torch.float64, "reference", **options)
@@ -94,9 +121,24 @@ def test_every_dtype_is_as_good_as_torch(cell: str, options: dict[str, Any], dty
     assert_as_good_as_torch(results, torchs, exact, dtype, names)
 
 
-@pytest.mark.parametrize("enforce_sorted", [True, False])
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("cell", CELLS)
+# Cell and `enforce_sorted`: of the kernels, whose interpreter is slow.
+PACKED = {
+    "persistent": (("lstm", False), ("rnn_relu", True)),
+    "stepwise": (("lstm", True), ("gru", False), ("rnn_tanh", True)),
+}
+
+
+@pytest.mark.parametrize(
+    ("cell", "backend", "enforce_sorted"),
+    combinations(
+        CELLS,
+        BACKENDS,
+        (True, False),
+        fast=lambda cell, backend, enforce_sorted: (
+            (cell, enforce_sorted) in PACKED.get(backend, ((cell, enforce_sorted),))
+        ),
+    ),
+)
 def test_packed_sequences(cell: str, backend: str, enforce_sorted: bool) -> None:
     options = OPTIONS["projection, everything"] if cell == "lstm" and enforce_sorted else OPTIONS["everything"]
     _skip_unless_available(cell, backend, options)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from sequences import BACKENDS, LAYERS
+from support import combinations
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
@@ -51,10 +52,22 @@ def _packs(options: dict[str, Any], how: str) -> bool:
     return how.startswith("packed") and options.get("batch_first", False)
 
 
-@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no grad"])
-@pytest.mark.parametrize("which", OPTIONS)
-@pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("backend", BACKENDS)
+def _fast(backend: str, name: str, which: str, grad: bool) -> bool:
+    """Of the kernels, whose interpreter is slow, each option with and without gradients, and each layer plain."""
+    if backend not in ("stepwise", "persistent") or "proj_size" in OPTIONS[which]:
+        return True
+    if "num_layers" in OPTIONS[which]:
+        return (backend, name, grad) in (
+            ("stepwise", "LSTM", True), ("stepwise", "RNN", False), ("persistent", "GRU", False),
+        )  # fmt: skip
+    return grad == (which == "plain")
+
+
+@pytest.mark.parametrize(
+    ("backend", "name", "which", "grad"),
+    combinations(BACKENDS, LAYERS, OPTIONS, (True, False), fast=_fast),
+    ids={True: "grad", False: "no grad"}.get,
+)
 def test_layers(backend: str, name: str, which: str, grad: bool) -> None:
     options = OPTIONS[which]
     if "proj_size" in options and name != "LSTM":

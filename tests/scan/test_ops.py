@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support import combinations
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -37,9 +38,17 @@ def _scan_arguments(cell: str, masked: bool, backend: str, heads: int = 1, K: in
     )
 
 
-every_case = pytest.mark.parametrize(
-    ("cell", "backend"), [(cell, backend) for cell in CELLS for backend in ("stepwise", "aten")]
+BACKENDS = ("stepwise", "aten")
+MASKED = {False: "full", True: "lengths and resets"}
+# An opcheck takes seconds: each cell once, each backend with and without masks.
+CHECKED = (
+    ("lstm", "stepwise", True),
+    ("gru", "aten", False),
+    ("gru_textbook", "aten", True),
+    ("rnn_tanh", "stepwise", False),
+    ("rnn_relu", "aten", False),
 )
+BACKWARD_CHECKED = (("lstm", "stepwise"), ("gru_textbook", "aten"), ("rnn_tanh", "stepwise"))
 
 
 # From torch 2.14 on opcheck itself reads the gradient of the copies that it makes of its arguments.
@@ -47,8 +56,11 @@ quiet_opcheck = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tens
 
 
 @quiet_opcheck
-@pytest.mark.parametrize("masked", [False, True], ids=["full", "lengths and resets"])
-@every_case
+@pytest.mark.parametrize(
+    ("cell", "backend", "masked"),
+    combinations(CELLS, BACKENDS, MASKED, fast=lambda *case: case in CHECKED),
+    ids=MASKED.get,
+)
 def test_opcheck(cell: str, backend: str, masked: bool) -> None:
     torch.library.opcheck(torch.ops.fastrnn.scan_layer.default, (*_scan_arguments(cell, masked, backend), masked))
 
@@ -73,7 +85,7 @@ def test_opcheck_of_heads(cell: str, heads: int, K: int) -> None:
 
 
 @quiet_opcheck
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
 def test_the_scan_of_programs_exported_before(cell: str) -> None:
     """Its schema and its layout stay: what was stored calls it."""
     x, weight, bias, state, lengths, resets, *names = _scan_arguments(cell, True, "aten")
@@ -84,7 +96,9 @@ def test_the_scan_of_programs_exported_before(cell: str) -> None:
         torch.testing.assert_close(found, wanted)
 
 
-@every_case
+@pytest.mark.parametrize(
+    ("cell", "backend"), combinations(CELLS, BACKENDS, fast=lambda *case: case in BACKWARD_CHECKED)
+)
 def test_opcheck_backward(cell: str, backend: str) -> None:
     arguments = [a.detach() if isinstance(a, Tensor) else a for a in _scan_arguments(cell, True, backend)]
     _, weight, _, state, lengths, resets, *_ = arguments
@@ -98,8 +112,8 @@ def test_opcheck_backward(cell: str, backend: str) -> None:
 
 @pytest.mark.parametrize(
     ("cell", "backend", "masked"),
-    # Of the kernels, whose interpreter is slow, a whole layer's test has the full rows.
-    [pytest.param(cell, backend, masked, marks=[pytest.mark.slow] * (backend == "stepwise" and cell.startswith("rnn_")))
+    # Of the kernels, whose interpreter is slow, the LSTM alone: tests/kernels has the others' gradients.
+    [pytest.param(cell, backend, masked, marks=[pytest.mark.slow] * (backend == "stepwise" and cell != "lstm"))
      for cell in CELLS for backend in ("stepwise", "aten") for masked in (False, True)
      if masked or backend == "aten"],
 )  # fmt: skip
@@ -120,7 +134,7 @@ def test_gradcheck(cell: str, backend: str, masked: bool) -> None:
         assert torch.autograd.gradgradcheck(run, differentiable, fast_mode=True)
 
 
-@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("name", ["LSTM", *(pytest.param(name, marks=pytest.mark.slow) for name in ("GRU", "RNN"))])
 def test_gradcheck_of_a_whole_layer(name: str) -> None:
     options = {"proj_size": 2} if name == "LSTM" else {}
     layer = getattr(fastrnn, name)(2, 3, bidirectional=True, dtype=torch.float64, backend="persistent", **options)
