@@ -55,7 +55,9 @@ class Scan:
         x, weight, state = (t.to(dtype, copy=True).requires_grad_() for t in (self.x, self.weight, self.state))
         bias = torch.zeros(self.x.shape[2:], dtype=dtype) if self.bias is None else self.bias.to(dtype, copy=True)
         bias.requires_grad_()
-        results = reference.scan(Inputs(x, weight, bias, state, self.lengths, self.resets, heads=self.heads), self.cell)[:3]
+        results = reference.scan(
+            Inputs(x, weight, bias, state, self.lengths, self.resets, heads=self.heads), self.cell
+        )[:3]
         upstream = [g.to(dtype) for g in (self.dout, self.dfinal, self.dcells)]
         grads = torch.autograd.grad(results, (x, state, bias), upstream)
         return [r.detach() for r in results], list(grads)

@@ -90,8 +90,8 @@ def _linear(
         handed_on.append(row)
     of_vectors: list[Tensor] = []
     if dvectors:
-        found = torch.stack([g.expand(shape) for g in dvectors], 3)
-        of_vectors = list((found if absent is None else found.masked_fill_(absent.unsqueeze(2), 0)).unbind(0))
+        found = torch.stack([g.expand(shape) for g in dvectors], -2)
+        of_vectors = list((found if absent is None else found.masked_fill_(absent.unsqueeze(-2), 0)).unbind(0))
     return _Linear(joined(dx) if cell.splits_bias else [None] * len(to_gates), joined(dr), handed_on, of_vectors)
 
 

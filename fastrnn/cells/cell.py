@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import linecache
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -47,6 +48,11 @@ class Cell(Counts):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if "<" in self.function.__qualname__:
+            raise pickle.PicklingError(
+                f"the cell {self.function.__qualname__} has no name by which another process could find it: define it "
+                "at the top of a module"
+            )
         return _found, (self.function.__module__, self.function.__qualname__, self.name)
 
     def new_state(self, x: State, r: State, state: State, given: State, inner: Inner) -> State:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastrnn.layers.base import Layers
 from fastrnn.layers.cells import CellModule
+from fastrnn.layers.recurrent import Recurrent
 
 
 def warmup(
@@ -51,9 +52,12 @@ def warmup(
                 given["lengths"] = torch.full((batch,), time, device=device)
             if resets:
                 given["resets"] = torch.zeros(time, batch, dtype=torch.bool, device=device)
+            if isinstance(layer, Recurrent):
+                given |= {name: torch.zeros(time, batch, device=device) for name in layer.cell.constant_names}
             if getattr(layer, "batch_first", False):
                 input = input.transpose(0, 1)
-                given |= {"resets": given["resets"].transpose(0, 1)} if resets else {}
+                given |= {name: value.transpose(0, 1) for name, value in given.items() if isinstance(value, Tensor)
+                          and value.dim() == 2}  # fmt: skip
             result = layer(input, **given)
             results: tuple[Tensor, ...] = (result,) if isinstance(result, Tensor) else (result[0], *result[2:])
             if results[0].requires_grad:

@@ -251,10 +251,11 @@ class Layers(nn.RNNBase):
         lengths: Tensor | None = None,
         resets: Tensor | None = None,
         return_cells: bool = False,
+        **constants: Any,
     ) -> Problem:
         """What `forward` asks of a backend; for `fastrnn.explain`."""
         data, hx, batch_sizes = self._prepare(input, hx)
-        extras = self._extras(input, lengths, resets, return_cells)
+        extras = self._extras(input, lengths, resets, return_cells, constants)
         problem = stack.problem_of(self._stack(), data, self._states(hx), self._weights(), batch_sizes, extras)
         time = data.shape[int(self.batch_first)] if batch_sizes is None else batch_sizes.numel()
         batch, rows = self._states(hx)[0].shape[1], 0 if batch_sizes is None else data.shape[0]

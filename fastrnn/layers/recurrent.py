@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastrnn.cells import Cell, slstm
 from fastrnn.layers.base import Layers, fx_leaf
 from fastrnn.layers.checks import checked_constants
-from fastrnn.scan.problem import Extras, Problem
+from fastrnn.scan.problem import Extras
 
 
 class Recurrent(Layers):
@@ -186,19 +186,6 @@ class Recurrent(Layers):
         output, final, cells = results
         others = self.cell.states - 1
         return output, final, cells if others == 1 else _by_state(cells, others, 2 if self.bidirectional else 1)
-
-    def _problem(
-        self,
-        input: Tensor | PackedSequence,
-        hx: Any = None,
-        *,
-        lengths: Tensor | None = None,
-        resets: Tensor | None = None,
-        return_cells: bool = False,
-        **constants: Any,
-    ) -> Problem:
-        self._extras(input, lengths, resets, return_cells, constants)
-        return super()._problem(input, hx, lengths=lengths, resets=resets, return_cells=return_cells)
 
 
 def _by_state(cells: Any, others: int, directions: int) -> Any:

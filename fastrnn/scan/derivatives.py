@@ -202,7 +202,8 @@ def _differentiable(upstream: Upstream, inputs: Inputs, cell: Cell, ctx: Any) ->
     inputs = inputs._replace(x=x, weight=weight, bias=bias, state=state, vectors=vectors)
     results = reference.scan(inputs, cell)[:3]
     pairs = [(r, u) for r, u in zip(results, upstream, strict=True) if u is not None and u.numel()]
-    needs = [ctx.needs_input_grad[i] for i in (0, 1, 2, 3, 11)]
+    wanted = (*ctx.needs_input_grad, False)  # which leaves out arguments that have their default
+    needs = [wanted[i] for i in (0, 1, 2, 3, min(11, len(wanted) - 1))]
     needed = [i for i, (t, n) in enumerate(zip(own, needs, strict=True)) if t is not None and n]
     gradients: list[Tensor | None] = [None] * 5
     found = torch.autograd.grad(
