@@ -166,7 +166,7 @@ def scan_bwd_kernel(
             if SOLO:
                 left = ()
                 for g in tl.static_range(OUTER):
-                    left = left + (within(dr[g], mask_h, H, BLOCK_H).to(weight_ptr.dtype.element_ty),)
+                    left = left + (within(dr[g], mask_h, H).to(weight_ptr.dtype.element_ty),)
                 dh = multiply(
                     left, weights[:OUTER], zeros([BLOCK_B, BLOCK_H], 1, ACC), OUTER, OUTER, 1, PRECISION, OPERAND,
                     DIAGONAL,
@@ -200,7 +200,7 @@ def scan_bwd_kernel(
                 arrive(counter_ptr, EXCHANGE)
             if PHASE != "outer":
                 if SOLO:
-                    left = (within(dinner, mask_h, H, BLOCK_H).to(weight_ptr.dtype.element_ty),)
+                    left = (within(dinner, mask_h, H).to(weight_ptr.dtype.element_ty),)
                     through = multiply(
                         left, weights[OUTER:], zeros([BLOCK_B, BLOCK_H], 1, ACC), INNER, INNER, 1, PRECISION, OPERAND,
                         DIAGONAL,
