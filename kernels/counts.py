@@ -37,6 +37,11 @@ class Counts:
     initial: tuple[float, ...] = ()
     source: str = field(default="", compare=False, repr=False)
 
+    def extra(self, backward: bool) -> int:
+        """Tiles that are live in a step beyond those of an LSTM, to which the plan was fitted: states and saved tensors
+        more than two above the gates, and backward each vector's gradient."""
+        return max(0, self.states + self.saved - self.gates - 2) + (self.vectors if backward else 0)
+
     def moved(self, backward: bool, save: bool) -> int:
         """Elements per row and unit that one step of a scan reads from memory, or writes there.
 
