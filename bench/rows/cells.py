@@ -11,6 +11,7 @@ import functools
 import importlib
 import os
 import sys
+from typing import Any
 
 from fastrnn.kernels.counts import COUNTS, Counts
 
@@ -33,7 +34,7 @@ def counts_of(name: str) -> Counts:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # an installed program starts in the folder of programs
     try:
-        found = importlib.import_module(module)
+        found: Any = importlib.import_module(module)
     except ImportError as error:
         raise ValueError(f"{name!r}: {error}") from None
     for part in path.split("."):
