@@ -129,6 +129,7 @@ class Loop(Adapter):
         state, steps = start, [nothing] * T
         if self.hoisted and isinstance(cell, OwnCell):
             x = cell.input_part(x)
+        rows = x.unbind()  # the gradient of x[t] would be as large as x, in every step
         for t in reversed(range(T)) if reverse else range(T):
             if resets is not None and t + reverse < T:
                 # Backwards, a sequence ends where the step before it, in that order, starts the next one.
@@ -136,7 +137,7 @@ class Loop(Adapter):
                 if lengths is not None:
                     cut = cut & (t + reverse < lengths)
                 state = _where(cut, start, state)
-            new = self.step(cell, x[t], state, tuple(every[t] for every in given))
+            new = self.step(cell, rows[t], state, tuple(every[t] for every in given))
             active = None if lengths is None else t < lengths
             steps[t] = new if active is None else _where(active, new, nothing)
             state = new if active is None else _where(active, new, state)
