@@ -46,22 +46,6 @@ def _partials(
     return cell.step_backward(own, (None,) * cell.saved, saved, previous, now, besides, lambda v: ones[-1])
 
 
-@functools.lru_cache(maxsize=256)
-def _dependence(cell: Cell) -> tuple[list[bool], list[list[bool]]]:
-    """Whether the gates' gradients depend on each gradient that comes to a step, and by state whether that of the state
-    before does: found by trying, on a hundred random elements."""
-    generator = torch.Generator().manual_seed(0)
-
-    def some(count: int) -> State:
-        return tuple(torch.randn(count, 100, generator=generator, dtype=torch.float64, device="cpu").unbind(0))
-
-    previous, besides = some(cell.states), some(cell.vectors + cell.constants)
-    now, saved = cell.step(some(cell.gates), some(cell.gates - cell.inner), previous, besides, lambda v: v)
-    _, dr, dstate, _ = _partials(cell, saved, previous, now, besides)
-    gates = torch.stack([d.expand(len(d), 100) for d in dr])
-    return gates.any(-1).any(0).tolist(), [d.any(-1).tolist() for d in dstate]
-
-
 def _linear(
     cell: Cell, saved: State, previous: State, now: State, besides: State, absent: Tensor | None, hand_on: bool
 ) -> _Linear:
@@ -71,7 +55,7 @@ def _linear(
     is left to be masked.
     """
     dx, dr, dstate, dvectors = _partials(cell, saved, previous, now, besides)
-    to_gates, to_states = _dependence(cell)
+    to_gates, to_states = cell.reach
     shape = (len(to_gates), *now[0].shape)
 
     def joined(d: State) -> list[Tensor | None]:

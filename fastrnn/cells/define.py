@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import inspect
 import keyword
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -103,6 +104,11 @@ def _derived(cell: Cell) -> Cell:
         name=name,
         saved=plain.saved,
         splits_bias=plain.splits_bias,
-        source=plain.triton.replace("def step_", f"def {name}_"),
-        text=plain.torch.replace("def step_", f"def {name}_"),
+        source=_renamed(plain.triton, name),
+        text=_renamed(plain.torch, name),
     )
+
+
+def _renamed(source: str, name: str) -> str:
+    """What was derived of a "step", of `name`."""
+    return re.sub(r"^(def )?step_", rf"\1{name}_", source, flags=re.MULTILINE)
