@@ -112,7 +112,7 @@ def scan_backward(upstream: Upstream, kept: Kept, cell: Cell) -> Gradients:
     """`Backend.scan_backward`."""
     dout, dfinal, dcells = upstream
     weight, state, lengths, resets, output, cells, saved, vectors, constants, heads = kept
-    dtype = output.dtype
+    dtype, kept_dtype = output.dtype, state.dtype
     weight, state, output, cells, saved = (t.to(computed(dtype)) for t in (weight, state, output, cells, saved))
     T, B, P, H = output.shape
     dr = output.new_empty((T, B, P, cell.gates, H))
@@ -149,7 +149,7 @@ def scan_backward(upstream: Upstream, kept: Kept, cell: Cell) -> Gradients:
             carried = _backward(cell, plan, of, start, stop, carried)
         for gradient in (of.dr, of.dx)[: 1 + cell.splits_bias]:
             zero_past(gradient, plan, blocks)
-    return Gradients(dx.to(dtype), dr.to(dtype), dstate.to(dtype), dvectors.to(dtype) if cell.vectors else None)
+    return Gradients(dx.to(dtype), dr.to(dtype), dstate.to(kept_dtype), dvectors.to(dtype) if cell.vectors else None)
 
 
 def _previous(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int) -> State:

@@ -27,6 +27,7 @@ def cell(
     constants: Sequence[str] = (),
     inner: int = 0,
     initial: Sequence[float] | None = None,
+    float32_states: bool = False,
 ) -> Any:
     """A recurrent cell of one function, its step, in plain torch: for `fastrnn.Recurrent`, whose kernels are derived.
 
@@ -52,14 +53,17 @@ def cell(
         inner: 1 if the last gate multiplies something else than h: `r` then lacks that gate, and an argument `inner` is
             a function to be called once, `inner(v)`, which gives `W_hh v + b_hh` of that gate.
         initial: each state's value where a sequence starts, zeros by default.
+        float32_states: whether the states other than h, and what is saved for backward, are kept in float32 where a
+            layer's dtype has 16 bits, and given back so: for sums over many steps, and for what exp() is taken of.
 
     Raises:
         TypeError, ValueError: what is given is no such function; the message says what was found, and in which line.
     """
     if function is None:
         return lambda function: cell(
-            function, gates=gates, states=states, vectors=vectors, constants=constants, inner=inner, initial=initial
-        )
+            function, gates=gates, states=states, vectors=vectors, constants=constants, inner=inner, initial=initial,
+            float32_states=float32_states,
+        )  # fmt: skip
     if not inspect.isfunction(function):
         raise TypeError(f"cell() takes a function, got {type(function).__name__}")
     for name, count, least in (("gates", gates, 1), ("states", states, 1)):
@@ -84,6 +88,7 @@ def cell(
         vectors=len(tuple(vectors)),
         constants=len(tuple(constants)),
         initial=starts if any(starts) else (),
+        float32_states=float32_states,
         mode=function.__name__.upper(),
         function=function,
         vector_names=tuple(vectors),
@@ -97,7 +102,7 @@ def _derived(cell: Cell) -> Cell:
     from fastrnn.derive.derived import derive  # which imports what fastrnn alone does without
 
     plain = derive(cell.function, cell.signature, "step")
-    digest = hashlib.sha256(repr((plain, cell.signature)).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(repr((plain, cell.signature, cell.float32_states)).encode()).hexdigest()[:8]
     name = f"{cell.name}_{digest}" if cell.name.isascii() else f"cell_{digest}"
     return dataclasses.replace(
         cell,

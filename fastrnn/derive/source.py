@@ -170,8 +170,8 @@ class Sources:
         return "\n\n".join(functions)
 
     def torch(self, name: str, again: Joint | None) -> str:
-        """`{name}_forward`, `_backward` and `_reach` (`Cell.reach`); for an inner gate `{name}_operand`; and, if there is
-        a gradient `again` of what is saved, `{name}_backward_with_saved`."""
+        """`{name}_forward`, `_backward` and `_reach` (`Cell.reach`); for an inner gate `_operand`; and, if there is a
+        gradient `again` of what is saved, `_backward_with_saved`."""
         functions = [f"{name}_reach = {self._reach()}\n", self._torch_forward(name)]
         functions.append(self._torch_backward(f"{name}_backward", self.joint, False))
         if again is not None:
