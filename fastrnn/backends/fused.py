@@ -108,8 +108,8 @@ def scan_shape(
 ) -> ScanShape:
     """What the launch of one scan is chosen by, under torch's present TF32 switch; `save`: for a backward scan."""
     ieee = dtype == torch.float32 and not tf32_allowed()
-    moved = cell.moved(backward, save)
-    return ScanShape(cell.gates, backward, dtype.itemsize, batch, hidden, directions, ieee, cell.inner, moved)
+    moved, sizes = cell.moved(backward, save), (batch, hidden, directions)
+    return ScanShape(cell.gates, backward, dtype.itemsize, *sizes, ieee, cell.inner, moved, cell.extra)
 
 
 def passes(problem: Problem) -> list[ScanShape]:

@@ -52,6 +52,7 @@ class ScanShape:
         inner: how many of the gates are contracted apart from the others, after one more exchange (counts.py).
         moved: elements per row and unit that a step reads from memory or writes there, h's exchange aside; the same for
             every launch, so it has no part in the choice of one.
+        extra: states and saved tensors beyond those that the gates let expect (counts.py).
     """
 
     gates: int
@@ -63,6 +64,7 @@ class ScanShape:
     ieee: bool = False
     inner: int = 0
     moved: int = field(default=0, compare=False)
+    extra: int = 0
 
     @property
     def left(self) -> int:

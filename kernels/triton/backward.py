@@ -24,7 +24,16 @@ from fastrnn.kernels.triton.rows import (
     unpack_step,
 )
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE, arrive, wait
-from fastrnn.kernels.triton.tiles import load_tiles, only_if, select, store_exchanged, store_packed, store_tiles, zeros
+from fastrnn.kernels.triton.tiles import (
+    load_tiles,
+    only_if,
+    select,
+    store_exchanged,
+    store_packed,
+    store_tiles,
+    within,
+    zeros,
+)
 
 
 @triton.jit(do_not_specialize=["T", "B", "step0", "step1", "batch0"])
@@ -140,7 +149,7 @@ def scan_bwd_kernel(
             if SOLO:
                 left = ()
                 for g in tl.static_range(OUTER):
-                    left = left + (dr[g].to(weight_ptr.dtype.element_ty),)
+                    left = left + (within(dr[g], mask_h, H).to(weight_ptr.dtype.element_ty),)
                 dh = multiply(
                     left, weights[:OUTER], zeros([BLOCK_B, BLOCK_H], 1, ACC), OUTER, OUTER, 1, PRECISION, OPERAND
                 )
@@ -173,7 +182,7 @@ def scan_bwd_kernel(
                 arrive(counter_ptr, EXCHANGE)
             if PHASE != "outer":
                 if SOLO:
-                    left = (dinner.to(weight_ptr.dtype.element_ty),)
+                    left = (within(dinner, mask_h, H).to(weight_ptr.dtype.element_ty),)
                     through = multiply(
                         left, weights[OUTER:], zeros([BLOCK_B, BLOCK_H], 1, ACC), INNER, INNER, 1, PRECISION, OPERAND
                     )

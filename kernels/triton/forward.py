@@ -36,6 +36,7 @@ from fastrnn.kernels.triton.tiles import (
     store_packed,
     store_tiles,
     unpack,
+    within,
     zeros,
 )
 
@@ -136,7 +137,7 @@ def scan_fwd_kernel(
             outer_rows = state_pointers(outer_ptr, offs_b, d, B, H)
             r = load_tiles(outer_rows[:, None] + own, state_stride, mask, OUTER, ACC)
         elif SOLO:
-            h = state[0].to(weight_ptr.dtype.element_ty)
+            h = within(state[0], mask_h, H).to(weight_ptr.dtype.element_ty)
             r = multiply(
                 (h,), weights[:OUTER], zeros([BLOCK_B, BLOCK_H], OUTER, ACC), OUTER, 1, OUTER, PRECISION, OPERAND
             )
@@ -159,7 +160,7 @@ def scan_fwd_kernel(
         if INNER:
             operand = INNER_FWD(x, r, state)
             if SOLO:
-                left = (operand.to(weight_ptr.dtype.element_ty),)
+                left = (within(operand, mask_h, H).to(weight_ptr.dtype.element_ty),)
                 product = multiply(
                     left, weights[OUTER:], zeros([BLOCK_B, BLOCK_H], INNER, ACC), INNER, 1, INNER, PRECISION, OPERAND
                 )

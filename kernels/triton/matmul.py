@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from fastrnn.kernels.triton.sync import load_exchanged
-from fastrnn.kernels.triton.tiles import zeros
+from fastrnn.kernels.triton.tiles import PACK, zeros
 
 
 @triton.jit
@@ -111,15 +111,24 @@ def add_4(a0, a1, a2, a3, b0, b1, b2, b3):
 
 
 @triton.jit
-def sum_splits(acc, COUNT: tl.constexpr):
-    if COUNT == 4:
-        return tl.reduce((acc[0], acc[1], acc[2], acc[3]), 0, add_4)
-    elif COUNT == 3:
-        return tl.reduce((acc[0], acc[1], acc[2]), 0, add_3)
+def _sum_group(acc, COUNT: tl.constexpr):
+    if COUNT == 1:
+        return (tl.sum(acc[0], axis=0),)
     elif COUNT == 2:
         return tl.reduce((acc[0], acc[1]), 0, add_2)
+    elif COUNT == 3:
+        return tl.reduce((acc[0], acc[1], acc[2]), 0, add_3)
     else:
-        return (tl.sum(acc[0], axis=0),)
+        return tl.reduce((acc[0], acc[1], acc[2], acc[3]), 0, add_4)
+
+
+@triton.jit
+def sum_splits(acc, COUNT: tl.constexpr):
+    """Four at a time, and a rest: those of a group share their trips through shared memory."""
+    sums = ()
+    for first in tl.static_range(0, COUNT, PACK):
+        sums = sums + _sum_group(acc[first:], COUNT - first)
+    return sums
 
 
 @triton.jit

@@ -7,6 +7,8 @@ helper here works on one such tuple; `COUNT` entries lie `stride` elements apart
 import triton
 import triton.language as tl
 
+PACK = tl.constexpr(4)  # how many tiles are loaded or stored as one, at the most
+
 
 @triton.jit
 def load_tiles(ptrs, stride, mask, COUNT: tl.constexpr, ACC: tl.constexpr):
@@ -46,8 +48,17 @@ def store_exchanged(ptrs, stride, tiles, mask, COUNT: tl.constexpr):
 
 
 @triton.jit
+def _tile(ptrs, stride, index: tl.constexpr):
+    # Nothing is added for the first: the code of those that fit one group is to be as if there were no groups.
+    if index == 0:
+        return ptrs
+    else:
+        return ptrs + index * stride
+
+
+@triton.jit
 def join(tiles, COUNT: tl.constexpr):
-    """2, 3 or 4 tiles [M, N] as one [M, N, 2 or 4], in their order; a fourth beside three is the third again."""
+    """2, 3 or the first 4 tiles [M, N] as one [M, N, 2 or 4], in their order; a fourth beside 3 is the third again."""
     if COUNT == 2:
         return tl.join(tiles[0], tiles[1])
     elif COUNT == 3:
@@ -59,30 +70,37 @@ def join(tiles, COUNT: tl.constexpr):
 
 
 @triton.jit
-def load_packed(ptrs, stride, mask, COUNT: tl.constexpr):
-    """`COUNT` tiles as `unpack` takes them, in their dtype: whoever loads ahead does not wait for them yet."""
-    if COUNT == 0:
-        return ()
-    elif COUNT == 1:
-        return (tl.load(ptrs, mask=mask, other=0.0),)
+def _load_group(ptrs, stride, mask, COUNT: tl.constexpr):
+    """Of `COUNT` tiles the first four, or all."""
+    if COUNT == 1:
+        return tl.load(ptrs, mask=mask, other=0.0)
     else:
         WIDTH: tl.constexpr = 2 if COUNT == 2 else 4
         k = tl.arange(0, WIDTH)[None, None, :]
-        return (tl.load(ptrs[:, :, None] + k * stride, mask=mask[:, :, None] & (k < COUNT), other=0.0),)
+        return tl.load(ptrs[:, :, None] + k * stride, mask=mask[:, :, None] & (k < COUNT), other=0.0)
 
 
 @triton.jit
-def unpack(packed, COUNT: tl.constexpr, ACC: tl.constexpr):
-    """The tuple of tiles that `load_packed` loaded, in the accumulation dtype."""
-    if COUNT == 0:
-        return ()
-    elif COUNT == 1:
-        return (packed[0].to(ACC),)
+def load_packed(ptrs, stride, mask, COUNT: tl.constexpr):
+    """`COUNT` tiles as `unpack` takes them, in their dtype: whoever loads ahead does not wait for them yet.
+
+    In groups of four and a rest: wider ones are the next power of two, half of it perhaps nothing.
+    """
+    groups = ()
+    for first in tl.static_range(0, COUNT, PACK):
+        groups = groups + (_load_group(_tile(ptrs, stride, first), stride, mask, COUNT - first),)
+    return groups
+
+
+@triton.jit
+def _unpack_group(tile, COUNT: tl.constexpr):
+    """What `_load_group` loaded."""
+    if COUNT == 1:
+        return (tile,)
     elif COUNT == 2:
-        a, b = tl.split(packed[0].to(ACC))
+        a, b = tl.split(tile)
         return a, b
     else:
-        tile = packed[0].to(ACC)
         even, odd = tl.split(tile.reshape([tile.shape[0], tile.shape[1], 2, 2]))
         a, c = tl.split(even)
         b, d = tl.split(odd)
@@ -93,9 +111,18 @@ def unpack(packed, COUNT: tl.constexpr, ACC: tl.constexpr):
 
 
 @triton.jit
-def store_packed(ptrs, stride, tiles, mask, COUNT: tl.constexpr, EXCHANGED: tl.constexpr):
-    """`store_tiles` or `store_exchanged` as one store: what moves tiles between threads on the way, moves them once."""
-    if COUNT <= 1:
+def unpack(packed, COUNT: tl.constexpr, ACC: tl.constexpr):
+    """The tuple of tiles that `load_packed` loaded, in the accumulation dtype."""
+    tiles = ()
+    for first in tl.static_range(0, COUNT, PACK):
+        tiles = tiles + _unpack_group(packed[first // PACK].to(ACC), COUNT - first)
+    return tiles
+
+
+@triton.jit
+def _store_group(ptrs, stride, tiles, mask, COUNT: tl.constexpr, EXCHANGED: tl.constexpr):
+    """Of `COUNT` tiles the first four, or all."""
+    if COUNT == 1:
         if EXCHANGED:
             store_exchanged(ptrs, stride, tiles, mask, COUNT)
         else:
@@ -107,6 +134,14 @@ def store_packed(ptrs, stride, tiles, mask, COUNT: tl.constexpr, EXCHANGED: tl.c
         if EXCHANGED:
             joined = canonical(joined, ptrs.dtype.element_ty)
         tl.store(ptrs[:, :, None] + k * stride, joined.to(ptrs.dtype.element_ty), mask=mask[:, :, None] & (k < COUNT))
+
+
+@triton.jit
+def store_packed(ptrs, stride, tiles, mask, COUNT: tl.constexpr, EXCHANGED: tl.constexpr):
+    """`store_tiles` or `store_exchanged` as one store of each group that `load_packed` takes: what moves tiles between
+    threads on the way, moves them once."""
+    for first in tl.static_range(0, COUNT, PACK):
+        _store_group(_tile(ptrs, stride, first), stride, tiles[first:], mask, COUNT - first, EXCHANGED)
 
 
 @triton.jit
@@ -122,6 +157,15 @@ def select(mask, yes, no, COUNT: tl.constexpr):
     for i in tl.static_range(COUNT):
         out = out + (tl.where(mask, yes[i], no[i]),)
     return out
+
+
+@triton.jit
+def within(tile, mask_h, H: tl.constexpr):
+    """`tile` without what is past H, for a product: a cell that divides has NaN there, and so has 0 times NaN."""
+    if H == tile.shape[1]:
+        return tile
+    else:
+        return tl.where(mask_h[None, :], tile, 0.0)
 
 
 @triton.jit

@@ -28,7 +28,8 @@ PROGRAM = """
 
     for arch, cell, backward, dtype, H, B, D, options, schedule, exchange in json.loads(sys.argv[1]):
         device, counts = DEVICES[arch], COUNTS[cell]
-        shape = ScanShape(counts.gates, backward, 4 if dtype == "float32" else 2, B, H, D, inner=counts.inner)
+        sizes = counts.gates, backward, 4 if dtype == "float32" else 2, B, H, D
+        shape = ScanShape(*sizes, inner=counts.inner, extra=counts.extra)
         config = choose(shape, device, schedule, exchange)
         kept = dict.fromkeys(("lengths", "resets", "dcells"), options)
         report = compile_scan(counts, backward, dtype, H, D, config, device.capability, **kept)
