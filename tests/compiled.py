@@ -98,7 +98,8 @@ class Case:
 
         if self.chosen:
             counts, size = COUNTS[self.cell], DTYPES[self.dtype].itemsize
-            shape = ScanShape(counts.gates, backward, size, self.B, self.H, self.D, self.ieee, counts.inner)
+            sizes = (counts.gates, backward, size, self.B, self.H, self.D, self.ieee)
+            shape = ScanShape(*sizes, counts.inner, extra=counts.extra)
             exchange = None if self.exchange == "none" else self.exchange
             config = choose(shape, DEVICES[f"sm_{self.cc}"], self.schedule, exchange)
             assert config is not None, self.name
@@ -117,7 +118,7 @@ class Case:
 
 # Words that stand for themselves: whose they are.
 _WORDS = {
-    "cell": ("lstm", "gru", "gru_textbook", "rnn_tanh", "rnn_relu"),
+    "cell": ("lstm", "gru", "gru_textbook", "rnn_tanh", "rnn_relu", "demo_paired", "demo_slstm"),
     "dtype": tuple(DTYPES),
     "tier": ("solo", "grid", "streamed"),
     "schedule": ("persistent", "stepwise"),
@@ -182,6 +183,11 @@ def _ended(scan: Scan) -> None:
     scan.lengths = torch.zeros(scan.x.shape[1], dtype=torch.int32)
 
 
+def _positive(scan: Scan) -> None:
+    """The sLSTM's normaliser as its steps leave it."""
+    scan.state[2] = scan.state[2].abs() + 1
+
+
 INPUTS: dict[str, Callable[[Scan], None]] = {
     "plain": lambda scan: None,
     "nan": _nan_pattern,
@@ -190,6 +196,7 @@ INPUTS: dict[str, Callable[[Scan], None]] = {
     "short": _short_tail,
     "empty": _empty,
     "ended": _ended,
+    "positive": _positive,
 }
 
 
@@ -242,6 +249,10 @@ def scan_of(case: Case) -> Scan:
 
     from fastrnn.cells import CELLS
 
+    if case.cell not in CELLS:
+        from wide_cells import register
+
+        register()
     torch.manual_seed(case.seed)
     sizes = (case.T, case.B, case.H, case.D)
     scan = Scan(CELLS[case.cell], *sizes, DTYPES[case.dtype], case.lengths, case.resets)

@@ -1,7 +1,7 @@
 """Two cells with more gates, states and saved tensors than the shipped ones have, for tests of the kernels alone.
 
 `demo_paired` is an LSTM whose every gate is the mean of two: 8 gates, 2 states, 8 saved. `demo_slstm` is the sLSTM of
-Beck et al. 2024 (arXiv:2405.04517), equations 8 to 17: 4 gates, 4 states, 6 saved.
+Beck et al. 2024 (arXiv:2405.04517), equations 8 to 17, its forget gate exponential: 4 gates, 4 states, 6 saved.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastrnn.cells import CELLS, Cell, Inner, State, Upstream
 from fastrnn.kernels.counts import COUNTS, Counts
@@ -55,35 +54,34 @@ def paired_bwd(dstate, saved, state_prev, state):
 
 @triton.jit
 def slstm_fwd(x, r, state):
-    # m_t = max(log f + m_{t-1}, i~);  c_t = f' c_{t-1} + i' z;  n_t = f' n_{t-1} + i';  h_t = o c_t / n_t
+    # m_t = max(f + m_{t-1}, i);  i' = exp(i - m_t);  f' = exp(f + m_{t-1} - m_t)
+    # c_t = f' c_{t-1} + i' z;  n_t = f' n_{t-1} + i';  h_t = o c_t / n_t
     i = x[0] + r[0]
-    f = x[1] + r[1]
+    decayed = x[1] + r[1] + state[3]
     z = tanh(x[2] + r[2])
     o = sigmoid(x[3] + r[3])
-    log_f = tl.minimum(f, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(f)))
-    decayed = log_f + state[3]
     m = tl.maximum(decayed, i)
     i_scaled = tl.exp(i - m)
     f_scaled = tl.exp(decayed - m)
     c = f_scaled * state[1] + i_scaled * z
     n = f_scaled * state[2] + i_scaled
-    return (o * c / n, c, n, m), (i_scaled, f_scaled, z, o, sigmoid(f), tl.where(decayed > i, 1.0, 0.0))
+    ratio = c / n
+    return (o * ratio, c, n, m), (i_scaled, f_scaled, z, o, ratio, tl.where(decayed > i, 1.0, 0.0))
 
 
 @triton.jit
 def slstm_bwd(dstate, saved, state_prev, state):
-    i_scaled, f_scaled, z, o, f, kept = saved
-    h, c, n, _ = state
+    i_scaled, f_scaled, z, o, ratio, kept = saved
     dh = dstate[0]
-    dc = dstate[1] + dh * o / n
-    dn = dstate[2] - dh * h / n
+    through_n = dh * o / state[2]
+    dc = dstate[1] + through_n
+    dn = dstate[2] - through_n * ratio
     through_i = (dc * z + dn) * i_scaled
     through_f = (dc * state_prev[1] + dn * state_prev[2]) * f_scaled
     dm = dstate[3] - through_i - through_f
     decayed = through_f + kept * dm
     d = (
-        through_i + (1.0 - kept) * dm, decayed * (1.0 - f), dc * i_scaled * (1.0 - z * z),
-        dh * c / n * o * (1.0 - o),
+        through_i + (1.0 - kept) * dm, decayed, dc * i_scaled * (1.0 - z * z), dh * ratio * o * (1.0 - o),
     )  # fmt: skip
     return d, d, (tl.zeros_like(dh), dc * f_scaled, dn * f_scaled, decayed)
 
@@ -119,31 +117,31 @@ def paired_step_backward(
 
 def slstm_step(x: State | None, r: State, state: State, inner: Inner) -> tuple[State, State]:
     i, f, z, o = _sum(x, r)
-    decayed = F.logsigmoid(f) + state[3]
+    decayed = f + state[3]
     z, o = torch.tanh(z), torch.sigmoid(o)
     m = torch.where(decayed > i, decayed, i)
     i_scaled, f_scaled = torch.exp(i - m), torch.exp(decayed - m)
     c = f_scaled * state[1] + i_scaled * z
     n = f_scaled * state[2] + i_scaled
-    return (o * c / n, c, n, m), (i_scaled, f_scaled, z, o, torch.sigmoid(f), (decayed > i).to(i.dtype))
+    return (o * c / n, c, n, m), (i_scaled, f_scaled, z, o, c / n, (decayed > i).to(i.dtype))
 
 
 def slstm_step_backward(
     dstate: State, dsaved: Upstream, saved: State, state_prev: State, state: State, inner: Inner
 ) -> tuple[State, State, State]:
-    i_scaled, f_scaled, z, o, f, kept = saved
-    h, c, n, _ = state
-    dc = dstate[1] + dstate[0] * o / n
-    dn = dstate[2] - dstate[0] * h / n
+    i_scaled, f_scaled, z, o, ratio, kept = saved
+    through = _plus(dstate[0] * o, dsaved[4]) / state[2]
+    dc = dstate[1] + through
+    dn = dstate[2] - through * ratio
     through_i = _plus(dc * z + dn, dsaved[0]) * i_scaled
     through_f = _plus(dc * state_prev[1] + dn * state_prev[2], dsaved[1]) * f_scaled
     dm = dstate[3] - through_i - through_f
     decayed = through_f + kept * dm
     d = (
         through_i + (1 - kept) * dm,
-        decayed * (1 - f) + (0 if dsaved[4] is None else dsaved[4] * f * (1 - f)),
+        decayed,
         _plus(dc * i_scaled, dsaved[2]) * (1 - z**2),
-        _plus(dstate[0] * c / n, dsaved[3]) * o * (1 - o),
+        _plus(dstate[0] * ratio, dsaved[3]) * o * (1 - o),
     )
     return d, d, (torch.zeros_like(dc), dc * f_scaled, dn * f_scaled, decayed)
 

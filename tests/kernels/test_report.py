@@ -19,6 +19,8 @@ pytest.importorskip("triton")
 
 PROGRAM = """
     import json, sys
+    sys.path.append("tests")
+    import wide_cells
     from fastrnn.kernels.counts import COUNTS
     from fastrnn.kernels.offline.report import compile_scan
     from fastrnn.kernels.plan.choice import choose
@@ -26,6 +28,7 @@ PROGRAM = """
     from fastrnn.kernels.plan.cost import shared_estimate
     from fastrnn.kernels.plan.devices import DEVICES
 
+    wide_cells.register()
     for arch, cell, backward, dtype, H, B, D, options, schedule, exchange in json.loads(sys.argv[1]):
         device, counts = DEVICES[arch], COUNTS[cell]
         sizes = counts.gates, backward, 4 if dtype == "float32" else 2, B, H, D
