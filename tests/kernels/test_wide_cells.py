@@ -17,7 +17,6 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from scans import Scan
-from test_report import check, compile_all
 from wide_cells import WIDE, registered
 
 from fastrnn.cells import CELLS
@@ -107,16 +106,3 @@ def worker() -> Iterator[Worker]:
 def test_as_compiled(case: Case, worker: Worker) -> None:
     outcome = worker.outcome(case)
     assert outcome.good, outcome.said
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("hidden", [64, 128, 256, 512, 768, 1024])
-@pytest.mark.parametrize("cell", WIDE)
-def test_no_launch_that_is_chosen_spills(cell: str, hidden: int) -> None:
-    cases = [
-        ("sm_90", cell, backward, dtype, hidden, B, 1, False, "persistent", None)
-        for B in (16, 64)
-        for dtype in ("bfloat16", "float32")
-        for backward in (False, True)
-    ]
-    check(compile_all(cases), len(cases))
