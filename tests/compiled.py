@@ -102,7 +102,9 @@ class Case:
             counts, size = COUNTS[self.cell], DTYPES[self.dtype].itemsize
             heads = {"heads": 1, "diagonal": True} if self.heads == self.H > 1 else {"heads": self.heads}
             sizes = (self.B, self.H // heads["heads"], self.D)
-            shape = ScanShape(counts.gates, backward, size, *sizes, self.ieee, counts.inner, **heads)
+            shape = ScanShape(
+                counts.gates, backward, size, *sizes, self.ieee, counts.inner, extra=counts.extra, **heads
+            )
             exchange = None if self.exchange == "none" else self.exchange
             config = choose(shape, DEVICES[f"sm_{self.cc}"], self.schedule, exchange)
             assert config is not None, self.name
@@ -189,6 +191,11 @@ def _ended(scan: Scan) -> None:
     scan.lengths = torch.zeros(scan.x.shape[1], dtype=torch.int32)
 
 
+def _positive(scan: Scan) -> None:
+    """The sLSTM's normaliser as its steps leave it."""
+    scan.state[2] = scan.state[2].abs() + 1
+
+
 INPUTS: dict[str, Callable[[Scan], None]] = {
     "plain": lambda scan: None,
     "nan": _nan_pattern,
@@ -197,6 +204,7 @@ INPUTS: dict[str, Callable[[Scan], None]] = {
     "short": _short_tail,
     "empty": _empty,
     "ended": _ended,
+    "positive": _positive,
 }
 
 

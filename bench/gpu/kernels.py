@@ -60,7 +60,7 @@ class Job:
     def config(self) -> LaunchConfig | None:
         counts = COUNTS[self.cell]
         sizes = (counts.gates, self.backward, ELEMENT_BYTES[self.dtype], self.B, self.H, self.directions)
-        return choose(ScanShape(*sizes, inner=counts.inner), DEVICES[self.arch], self.schedule)
+        return choose(ScanShape(*sizes, inner=counts.inner, extra=counts.extra), DEVICES[self.arch], self.schedule)
 
 
 def jobs(

@@ -111,7 +111,8 @@ def scan_shape(
     the rest as `ScanShape` has it."""
     ieee = dtype == torch.float32 and not tf32_allowed()
     moved, sizes = cell.moved(backward, save), (batch, hidden, directions)
-    return ScanShape(cell.gates, backward, dtype.itemsize, *sizes, ieee, cell.inner, moved, heads, diagonal)
+    rest = ieee, cell.inner, moved, heads, diagonal, cell.extra
+    return ScanShape(cell.gates, backward, dtype.itemsize, *sizes, *rest)
 
 
 def passes(problem: Problem) -> list[ScanShape]:

@@ -59,6 +59,7 @@ class ScanShape:
             every launch, so it has no part in the choice of one.
         heads: how many independent blocks R has in each direction.
         diagonal: whether they are of one unit each, and for that no blocks to anybody: `heads` is 1, `hidden` is all.
+        extra: states and saved tensors beyond those that the gates let expect (counts.py).
     """
 
     gates: int
@@ -72,6 +73,7 @@ class ScanShape:
     moved: int = field(default=0, compare=False)
     heads: int = 1
     diagonal: bool = False
+    extra: int = 0
 
     @property
     def groups(self) -> int:

@@ -8,6 +8,9 @@ from __future__ import annotations
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape, ceil_div
 from fastrnn.kernels.plan.devices import KIB, Device
 
+# Accumulators' worth of registers that a state or saved tensor takes, beyond those that the gates let expect.
+_EXTRA_REGISTERS = 0.6
+
 
 def shared_estimate(shape: ScanShape, config: LaunchConfig) -> int:
     """Shared memory the compiler will need at most: R's slice, the left operands in flight and the reductions' scratch.
@@ -33,7 +36,7 @@ def register_estimate(shape: ScanShape, config: LaunchConfig) -> float:
     """
     threads = config.num_warps * 32
     left = shape.left * config.group * config.block_b * config.block_k / threads
-    acc = shape.out * config.block_b * config.block_h / 32
+    acc = (shape.out + _EXTRA_REGISTERS * shape.extra) * config.block_b * config.block_h / 32
     pointwise = 12 * config.block_b * config.block_h / threads
     streamed = shape.gates * config.block_h * config.block_k * shape.element_bytes / 4 / threads
     base, per_tile = (78, 3.2) if shape.backward else (56, 2.4)
@@ -52,7 +55,9 @@ def instruction_estimate(shape: ScanShape, config: LaunchConfig) -> float:
     left = shape.left * config.block_b * padded_k / threads if config.tier != "solo" else 0.0
     rounds = ceil_div(config.num_k, config.group)
     products = shape.gates * max(1, config.block_h // 8) * (config.block_b // 16) * padded_k / 16 / config.num_warps
-    pointwise = shape.gates * config.block_b * config.block_h / (32 if config.split > 1 else threads)
+    # Of a state or saved tensor beyond the gates' a third of what a gate takes.
+    pointwise = (shape.gates + 0.35 * shape.extra) * config.block_b * config.block_h
+    pointwise /= 32 if config.split > 1 else threads
     base, load, check, per_round, mma, point = (
         (137, 0.6, 5.9, 19, 0.6, 15.8) if shape.backward else (99, 0.7, 5.4, 36, 1.9, 31)
     )

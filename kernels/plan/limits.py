@@ -19,7 +19,7 @@ class Facts(NamedTuple):
     """What a row of the table can speak of.
 
     Attributes:
-        gates, backward, element_bytes, ieee, inner, left, out: of the scan, as in `ScanShape`.
+        gates, backward, element_bytes, ieee, inner, extra, left, out: of the scan, as in `ScanShape`.
         hopper: whether the GPU is of compute capability 9, which has warpgroup instructions.
         tier, exchange, warps: of the launch, as in `LaunchConfig`.
         split: whether the contraction is split over the warps.
@@ -32,6 +32,7 @@ class Facts(NamedTuple):
     element_bytes: int
     ieee: bool
     inner: int
+    extra: int
     left: int
     out: int
     hopper: bool
@@ -53,6 +54,7 @@ def facts(shape: ScanShape, config: LaunchConfig, device: Device) -> Facts:
         shape.element_bytes,
         shape.ieee,
         shape.inner,
+        shape.extra,
         shape.left,
         shape.out,
         device.capability[0] == 9,
@@ -129,14 +131,16 @@ _EASED = _of(exchange=_NO_BARRIER, warps=_over(4))
 LIMITS: tuple[Limit, ...] = (
     Limit(_EXACT, _of(tier="solo", ieee=True, units=_over(32))),
     Limit("an LSTM's exact float32 products, unrolled, end the compiler of Triton 3.9, and the process with it",
-          _of(tier="solo", ieee=True, backward=False, gates=4, units=_over(16))),
+          _of(tier="solo", ieee=True, backward=False, gates=_over(3), units=_over(16))),
     Limit(f"{_EXACT}: they are streamed, in a loop", _of(tier=_SPREAD, ieee=True),
           unless=_of(tier="streamed", rows=_to(16), chunk=_to(128))),
     # How wide a contraction resident weights may be unrolled for.
     Limit(_UNROLLED, _of(tier="grid", backward=False, gates=_over(2), units=_over(8), width=_over(1536))),
     Limit(_UNROLLED, _of(tier="grid", backward=False, gates=_over(2), units=_over(8), warps=4, width=_over(768))),
     Limit(_UNROLLED, _of(tier="grid", backward=False, gates=_over(3), units=_over(8), warps=4, width=_over(512))),
+    Limit(_UNROLLED, _of(tier="grid", backward=False, gates=_over(4), warps=4, width=_over(768))),
     Limit(_UNROLLED, _of(tier="grid", backward=True, units=_over(8), warps=4, width=_over(1536))),
+    Limit(_UNROLLED, _of(tier="grid", backward=True, extra=_over(0), width=_over(768))),
     Limit(_UNROLLED, _of(tier="grid", units=_over(16), width=_over(1536))),
     Limit(_IN_FLIGHT, _of(tier="grid", element_bytes=4, backward=False, width=_over(1024))),
     Limit(_IN_FLIGHT, _of(tier="grid", element_bytes=4, backward=False, exchange="barrier", warps=4,
@@ -151,7 +155,9 @@ LIMITS: tuple[Limit, ...] = (
     Limit(_FLOAT32, _of(tier="grid", element_bytes=4, backward=True, units=_over(16), width=_over(1024))),
     Limit(_FLOAT32, _of(tier="grid", element_bytes=4, backward=True, gates=_over(3), width=_over(768))),
     Limit("under Triton 3.9, wider chunks of four gradients in float32 are too many in flight",
-          _of(tier="grid", element_bytes=4, left=4, fetched=_over(128))),
+          _of(tier="grid", element_bytes=4, left=_over(3), fetched=_over(128))),
+    Limit("under Triton 3.9, more than four gradients in float32 leave no room to check them",
+          _of(tier=_SPREAD, element_bytes=4, left=_over(4), exchange="flag")),
     Limit("two contractions a step take twice the room", _of(tier="grid", inner=_over(0), units=_over(16),
                                                              width=_over(768))),
     # What is split over the warps, resident or not.
@@ -169,13 +175,15 @@ LIMITS: tuple[Limit, ...] = (
     Limit("64 rows are for Hopper's warpgroup instructions: forward, in 16 bits, streamed",
           _of(tier=_SPREAD, split=False),
           unless=_of(hopper=True, element_bytes=2, backward=False, tier="streamed", exchange=_NO_BARRIER, units=16,
-                     chunk=256)),
+                     chunk=256, gates=_to(4))),
 )  # fmt: skip
 
 # Of 255; the estimate runs further below what four warps need.
 _REGISTER_BUDGET = {8: 250, 4: 225}
 # Of split contractions, those that compile without spills although the estimate is above the budget.
-_OVERESTIMATED = (*_SMALLEST, *_of(units=_over(16)))
+_OVERESTIMATED = (*_SMALLEST, *_of(units=_over(16), gates=_to(4), extra=0))
+# The least tile of all, so that there is a launch whatever the cell: for more than eight gates it may spill.
+_LEAST = _of(tier="streamed", gates=_over(4), units=8, rows=16, chunk=128, warps=8, exchange=("none", "barrier"))
 
 
 def fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
@@ -185,6 +193,6 @@ def fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
     launch = facts(shape, config, device)
     if any(limit.forbids(launch) for limit in LIMITS):
         return False
-    if config.split == 1 or _holds(_OVERESTIMATED, launch):
+    if config.split == 1 or _holds(_OVERESTIMATED, launch) or _holds(_LEAST, launch):
         return True
     return register_estimate(shape, config) <= _REGISTER_BUDGET[config.num_warps]

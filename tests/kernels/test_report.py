@@ -19,6 +19,7 @@ pytest.importorskip("triton")
 
 PROGRAM = """
     import json, sys
+    sys.path.append("tests")
     from fastrnn.kernels.counts import COUNTS
     from fastrnn.kernels.offline.report import compile_scan
     from fastrnn.kernels.plan.choice import choose
@@ -28,7 +29,8 @@ PROGRAM = """
 
     for arch, cell, backward, dtype, H, B, D, options, schedule, exchange, *more in json.loads(sys.argv[1]):
         device, counts, of = DEVICES[arch], COUNTS[cell], more[0] if more else {}
-        shape = ScanShape(counts.gates, backward, 4 if dtype == "float32" else 2, B, H, D, inner=counts.inner, **of)
+        sizes = counts.gates, backward, 4 if dtype == "float32" else 2, B, H, D
+        shape = ScanShape(*sizes, inner=counts.inner, extra=counts.extra, **of)
         config = choose(shape, device, schedule, exchange)
         kept = dict.fromkeys(("lengths", "resets", "dcells"), options) | {"heads": shape.heads}
         report = compile_scan(counts, backward, dtype, H, D, config, device.capability, **kept)
@@ -141,5 +143,19 @@ def test_no_shipped_launch_spills(cell: str, arch: str) -> None:
         for dtype in ("bfloat16", "float32")
         for backward in (False, True)
         if H * D <= 2112
+    ]
+    check(compile_all(cases), len(cases))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", [64, 128, 256, 512, 768, 1024])
+@pytest.mark.parametrize("cell", ["nas", "slstm"])
+def test_no_launch_of_a_wide_cell_spills(cell: str, hidden: int) -> None:
+    """Of more gates, states or saved tensors than the shipped ones have."""
+    cases = [
+        ("sm_90", cell, backward, dtype, hidden, B, 1, False, "persistent", None)
+        for B in (16, 64)
+        for dtype in ("bfloat16", "float32")
+        for backward in (False, True)
     ]
     check(compile_all(cases), len(cases))
