@@ -1,9 +1,9 @@
 """A cell of one's own: `fastrnn.cell`, on events at irregular times, beside an LSTM that is told the times as inputs.
 
-    python examples/own_cell.py    # errors of both, also where events come more rarely than in training; seconds on a CPU
+    python examples/own_cell.py    # errors of both, also where events are rarer than in training; seconds on a CPU
 
-Each event adds its value to a sum that fades with time. The cell, `fading`, fades by the time since the event before, at a
-rate of its own for each unit; its gradient and its kernels are derived of these three lines.
+Each event adds its value to a sum that fades with time. The cell, `fading`, fades by the time since the event before,
+at a rate of its own for each unit; its gradient and its kernels are derived of its two lines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ State = tuple[Tensor, ...]
 FADES_IN = 3.0  # the time in which the sum becomes 1 / e of itself
 
 
-@fastrnn.cell(gates=2, constants=("gap",))
+@fastrnn.cell(gates=2, constants=("gap",))  # type: ignore[untyped-decorator]  # it may be called either way
 def fading(x: State, r: State, state: State, gap: Tensor) -> Tensor:
     """h' = exp(-gap softplus(rate)) h + n."""
     rate, n = (a + b for a, b in zip(x, r, strict=True))
@@ -43,7 +43,8 @@ class Reader(nn.Module):
             output, _ = self.rnn(values.unsqueeze(-1), gap=gaps)
         else:
             output, _ = self.rnn(torch.stack((values, gaps), -1))
-        return self.head(output).squeeze(-1)
+        read: Tensor = self.head(output)
+        return read.squeeze(-1)
 
 
 def draw(steps: int, rows: int, mean_gap: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[float]]:
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(argv)
-    device, errors = torch.device("cuda" if torch.cuda.is_available() else "cpu"), {}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    errors: dict[str, list[float]] = {}
     if device.type == "cpu":
         torch.set_num_threads(1)  # tensors this small are not worth a second one
     for name in ("fading", "lstm"):

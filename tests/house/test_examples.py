@@ -202,7 +202,7 @@ def test_own_cell_is_what_it_is_asked_for() -> None:
             parameter.zero_()
         model.rnn.bias_ih_l0[0], model.rnn.weight_ih_l0[1], model.head.weight[0, 0] = rate, 1.0, 1.0
     torch.testing.assert_close(model(values, gaps), totals)
-    errors = own_cell.main("--steps 3 --length 6 --rows 4 --hidden 4".split())
+    errors = own_cell.main(["--steps", "3", "--length", "6", "--rows", "4", "--hidden", "4"])
     assert {name: len(found) for name, found in errors.items()} == {"fading": 2, "lstm": 2}
 
 
