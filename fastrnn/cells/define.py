@@ -41,8 +41,8 @@ def cell(
     The function is called with tuples: `x`, the gates' input part, `W_ih x_t + b_ih`; `r`, their recurrent part,
     `W_hh h_{t-1} + b_hh`; and `state`, whose first is h. Each is a tensor `(..., H)`, any dtype. It returns the new
     states, one tensor if it has one. It may use pointwise operators, and nothing else: no reductions over units, no
-    random numbers, no branches on values, no tensors that it is not given, no writing in place to what it is. It is
-    traced here, once, which takes a fraction of a second; the gradient is derived of it by torch.
+    random numbers, no branches on values, no tensors but those it is given, no writing in place to those. It is traced
+    here, once, which takes a fraction of a second; torch derives the gradient. docs/guide/your-own-cell.md has more.
 
     Args:
         gates: blocks of H rows in `weight_ih` and `weight_hh`.

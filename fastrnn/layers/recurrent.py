@@ -210,7 +210,7 @@ class SLSTM(Recurrent):
         heads: how many blocks the recurrent matrix has; it divides `hidden_size`.
 
     Gates are in the order i, f, z, o. `hx` and the final states are `(h, c, n, m)`. Other arguments, shapes and errors:
-    as in `fastrnn.Recurrent`. docs/guide/your-own-cell.md says how weights of the published packages carry over.
+    as in `fastrnn.Recurrent`. docs/guide/slstm.md says how weights of the published packages carry over.
     """
 
     def __init__(
