@@ -21,7 +21,7 @@ State = tuple[Tensor, ...]
 FADES_IN = 3.0  # the time in which the sum becomes 1 / e of itself
 
 
-@fastrnn.cell(gates=2, constants=("gap",))  # type: ignore[untyped-decorator]  # it may be called either way
+@fastrnn.cell(gates=2, constants=("gap",))
 def fading(x: State, r: State, state: State, gap: Tensor) -> Tensor:
     """h' = exp(-gap softplus(rate)) h + n."""
     rate, n = (a + b for a, b in zip(x, r, strict=True))

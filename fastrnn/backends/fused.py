@@ -111,8 +111,8 @@ def scan_shape(
     the rest as `ScanShape` has it."""
     ieee = dtype == torch.float32 and not tf32_allowed()
     moved, sizes = cell.moved(backward, save), (batch, hidden, directions)
-    rest = ieee, cell.inner, moved, heads, diagonal, cell.extra
-    return ScanShape(cell.gates, backward, dtype.itemsize, *sizes, *rest)
+    of_cell = {"inner": cell.inner, "moved": moved, "extra": cell.extra}
+    return ScanShape(cell.gates, backward, dtype.itemsize, *sizes, ieee, heads=heads, diagonal=diagonal, **of_cell)
 
 
 def passes(problem: Problem) -> list[ScanShape]:

@@ -8,13 +8,41 @@ import inspect
 import keyword
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 from fastrnn.cells.cell import Cell
 from fastrnn.cells.registry import register
 
 _MOST = 16
 _TAKEN = frozenset({"x", "r", "state", "inner", "input", "hx", "lengths", "resets", "return_cells", "self"})
+
+
+@overload
+def cell(
+    function: Callable[..., Any],
+    /,
+    *,
+    gates: int,
+    states: int = 1,
+    vectors: Sequence[str] = (),
+    constants: Sequence[str] = (),
+    inner: int = 0,
+    initial: Sequence[float] | None = None,
+    float32_states: bool = False,
+) -> Cell: ...
+
+
+@overload
+def cell(
+    *,
+    gates: int,
+    states: int = 1,
+    vectors: Sequence[str] = (),
+    constants: Sequence[str] = (),
+    inner: int = 0,
+    initial: Sequence[float] | None = None,
+    float32_states: bool = False,
+) -> Callable[[Callable[..., Any]], Cell]: ...
 
 
 def cell(

@@ -19,7 +19,6 @@ pytest.importorskip("triton")
 
 PROGRAM = """
     import json, sys
-    sys.path.append("tests")
     from fastrnn.kernels.counts import COUNTS
     from fastrnn.kernels.offline.report import compile_scan
     from fastrnn.kernels.plan.choice import choose
