@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from fastrnn.bench import commands
 from fastrnn.bench.gpu import kernels
-from fastrnn.bench.rows import cases, files
+from fastrnn.bench.rows import cases, cells, files
 from fastrnn.bench.rows.errors import BenchError, LostGPUError
 from fastrnn.kernels.plan.devices import DEVICES
 
@@ -40,13 +40,18 @@ def _several(parser: argparse.ArgumentParser, name: str, help: str, **options: A
     parser.add_argument(name, action="append", help=f"{help}; may be repeated", **options)
 
 
+def _add_cell(parser: argparse.ArgumentParser, help: str) -> None:
+    known = f"{help}: {', '.join(cases.CELLS)}, or module:function, a cell of one's own"
+    _several(parser, "--cell", known, type=cells.parse_cell, metavar="CELL")
+
+
 def _add_commit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--commit", metavar="SHA", help="commit to record (default: the checkout's)")
 
 
 def _add_rows(parser: argparse.ArgumentParser) -> None:
     """What chooses the rows."""
-    _several(parser, "--cell", "cell", choices=cases.CELLS)
+    _add_cell(parser, "cell")
     _several(parser, "--mode", "forward (inference) or train (forward and backward)", choices=cases.MODES)
     _several(parser, "--dtype", "dtype of weights and inputs", choices=cases.DTYPES)
     _several(parser, "--shape", "T,B,I,H or T,B,I,H,layers", type=cases.parse_shape, metavar="T,B,I,H[,layers]")
@@ -100,7 +105,7 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
 
 def _add_kernels(parser: argparse.ArgumentParser) -> None:
     _several(parser, "--arch", "GPU architecture to compile for (default: sm_90)", choices=list(DEVICES))
-    _several(parser, "--cell", "cell (default: lstm, gru, rnn_tanh)", choices=cases.CELLS)
+    _add_cell(parser, "cell (default: lstm, gru, rnn_tanh)")
     _several(parser, "--dtype", "dtype (default: bfloat16, float32)", choices=list(kernels.ELEMENT_BYTES))
     _several(parser, "--hidden", f"hidden size (default: {', '.join(map(str, kernels.HIDDEN))})", type=_positive)
     _several(parser, "--batch", "batch size (default: 16, 64)", type=_positive)

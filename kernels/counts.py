@@ -40,10 +40,10 @@ class Counts:
     float32_states: bool = False
     source: str = field(default="", compare=False, repr=False)
 
-    @property
-    def extra(self) -> int:
-        """States and saved tensors beyond two more than there are gates: an LSTM's, to which the plan was fitted."""
-        return max(0, self.states + self.saved - self.gates - 2)
+    def extra(self, backward: bool) -> int:
+        """Tiles that are live in a step beyond those of an LSTM, to which the plan was fitted: states and saved tensors
+        more than two above the gates, and backward each vector's gradient."""
+        return max(0, self.states + self.saved - self.gates - 2) + (self.vectors if backward else 0)
 
     def moved(self, backward: bool, save: bool) -> int:
         """Elements per row and unit that one step of a scan reads from memory, or writes there.

@@ -102,9 +102,8 @@ class Case:
             counts, size = COUNTS[self.cell], DTYPES[self.dtype].itemsize
             heads = {"heads": 1, "diagonal": True} if self.heads == self.H > 1 else {"heads": self.heads}
             sizes = (self.B, self.H // heads["heads"], self.D)
-            shape = ScanShape(
-                counts.gates, backward, size, *sizes, self.ieee, counts.inner, extra=counts.extra, **heads
-            )
+            more = {"extra": counts.extra(backward), **heads}
+            shape = ScanShape(counts.gates, backward, size, *sizes, self.ieee, counts.inner, **more)
             exchange = None if self.exchange == "none" else self.exchange
             config = choose(shape, DEVICES[f"sm_{self.cc}"], self.schedule, exchange)
             assert config is not None, self.name

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastrnn.kernels.counts import COUNTS
+from fastrnn.bench.rows.cells import counts_of
 from fastrnn.kernels.plan.configs import LaunchConfig, ceil_div
 from fastrnn.kernels.plan.devices import DEVICES
 
@@ -62,19 +62,21 @@ def execute(
     from fastrnn.kernels.tensors import Inputs, Kept, Upstream
     from fastrnn.kernels.triton.launch import scan_bwd, scan_fwd
 
-    counts, D = COUNTS[cell], directions
+    counts, D = counts_of(cell), directions
 
     def made(*shape: int) -> torch.Tensor:
         return torch.rand(shape).to(getattr(torch, dtype))
 
     weight, state = made(D, counts.gates, hidden, hidden), made(counts.states, D, batch, hidden)
+    vectors = made(D, counts.vectors, hidden) if counts.vectors else None
+    constants = torch.rand(T, batch, counts.constants) if counts.constants else None  # float32, whatever the cell
     if backward:
         cells, saved = made(T, batch, D, counts.states - 1, hidden), made(T, batch, D, counts.saved, hidden)
-        kept = Kept(weight, state, None, None, made(T, batch, D, hidden), cells, saved)
+        kept = Kept(weight, state, None, None, made(T, batch, D, hidden), cells, saved, vectors, constants)
         scan_bwd(Upstream(made(T, batch, D, hidden), None, None), kept, counts, config, "tf32")
     else:
         bias = made(D, counts.gates, hidden) if counts.splits_bias else None
-        inputs = Inputs(made(T, batch, D, counts.gates, hidden), weight, bias, state, None, None)
+        inputs = Inputs(made(T, batch, D, counts.gates, hidden), weight, bias, state, None, None, vectors, constants)
         scan_fwd(inputs, counts, config, "tf32", save=True, cells=True)
 
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from fastrnn.bench.gpu import executed, workers
 from fastrnn.bench.rows import journal
+from fastrnn.bench.rows.cells import counts_of
 from fastrnn.bench.rows.errors import said
 from fastrnn.bench.showing.table import Column, columns, emit, heading, line
-from fastrnn.kernels.counts import COUNTS
 from fastrnn.kernels.plan.choice import choose
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
 from fastrnn.kernels.plan.devices import DEVICES
@@ -58,9 +58,10 @@ class Job:
     schedule: str = "persistent"
 
     def config(self) -> LaunchConfig | None:
-        counts = COUNTS[self.cell]
+        counts = counts_of(self.cell)
         sizes = (counts.gates, self.backward, ELEMENT_BYTES[self.dtype], self.B, self.H, self.directions)
-        return choose(ScanShape(*sizes, inner=counts.inner, extra=counts.extra), DEVICES[self.arch], self.schedule)
+        shape = ScanShape(*sizes, inner=counts.inner, extra=counts.extra(self.backward))
+        return choose(shape, DEVICES[self.arch], self.schedule)
 
 
 def jobs(
@@ -99,7 +100,7 @@ def _compile(job: Job, config: LaunchConfig) -> Report | str:
 
     capability = DEVICES[job.arch].capability
     try:
-        return compile_scan(COUNTS[job.cell], job.backward, job.dtype, job.H, job.directions, config, capability)
+        return compile_scan(counts_of(job.cell), job.backward, job.dtype, job.H, job.directions, config, capability)
     except Exception as error:
         return said(error)
 

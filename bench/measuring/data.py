@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastrnn.bench.providers.own import cell_of
 from fastrnn.bench.providers.provider import State, weight_shapes
 from fastrnn.bench.rows.cases import Case
 
@@ -22,6 +24,7 @@ class Inputs:
         lengths: `(B,)` on the CPU, where data loaders have them, or None.
         resets: `(T, B)` bool, or None.
         cells: whether every c_t is wanted.
+        constants: what the cell takes for each row and step, by name: `(T, B)` each.
     """
 
     x: Tensor
@@ -30,10 +33,11 @@ class Inputs:
     lengths: Tensor | None = None
     resets: Tensor | None = None
     cells: bool = False
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
 
     def options(self) -> dict[str, Any]:
         """The keywords of the call: only those that are needed, for torch.nn's layers take none."""
-        given = {"lengths": self.lengths, "resets": self.resets, "return_cells": self.cells or None}
+        given = {"lengths": self.lengths, "resets": self.resets, "return_cells": self.cells or None, **self.constants}
         return {name: value for name, value in given.items() if value is not None}
 
     def valid(self) -> Tensor | None:
@@ -46,7 +50,8 @@ class Inputs:
         """The same in float64."""
         x = self.x.detach().double().requires_grad_(self.x.requires_grad)
         dout, dcells = (None if d is None else d.double() for d in (self.dout, self.dcells))
-        return Inputs(x, dout, dcells, self.lengths, self.resets, self.cells)
+        constants = {name: value.double() for name, value in self.constants.items()}
+        return Inputs(x, dout, dcells, self.lengths, self.resets, self.cells, constants)
 
 
 def make_weights(case: Case, device: torch.device) -> State:
@@ -88,4 +93,10 @@ def make_inputs(case: Case, device: torch.device, seed: int) -> Inputs:
     resets = None
     if case.reset_rate:
         resets = torch.rand(case.T, case.B, generator=generator, device=device) < case.reset_rate
-    return Inputs(x, dout, dcells, make_lengths(case, seed), resets, case.return_cells)
+    shape, dtype = (case.T, case.B), getattr(torch, case.dtype)
+    # Between nothing and one, as gaps of time are.
+    constants = {
+        name: torch.rand(shape, generator=generator, device=device).to(dtype)
+        for name in cell_of(case.cell).constant_names
+    }
+    return Inputs(x, dout, dcells, make_lengths(case, seed), resets, case.return_cells, constants)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 
 from fastrnn.backends import fused
+from fastrnn.bench.providers.own import cell_of
 from fastrnn.bench.rows.cases import Case
-from fastrnn.cells import CELLS
 from fastrnn.kernels.plan import cost
 from fastrnn.kernels.plan.devices import Device
 
@@ -21,7 +21,7 @@ def limit_us(case: Case, device: Device) -> float | None:
         return None
     total = 0.0
     for backward in (False, True) if case.train else (False,):
-        shape = fused.scan_shape(CELLS[case.cell], backward, dtype, case.B, case.H, directions, case.train)
+        shape = fused.scan_shape(cell_of(case.cell), backward, dtype, case.B, case.H, directions, case.train)
         launches = [fused.launches(shape, device, schedule).best for schedule in ("persistent", "stepwise")]
         costs = [cost.step_cost(shape, config, device) for config in launches if config is not None]
         if not costs:

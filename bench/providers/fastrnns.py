@@ -7,7 +7,8 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 import fastrnn
-from fastrnn.bench.providers.provider import Provider, State, build_layer
+from fastrnn.bench.providers.own import is_own, make_recurrent
+from fastrnn.bench.providers.provider import Provider, State, build_layer, loaded
 from fastrnn.bench.rows.cases import Case
 from fastrnn.scan.choice import select
 
@@ -20,6 +21,9 @@ class Fastrnn(Provider):
 
     @classmethod
     def build(cls, case: Case, state: State) -> nn.Module:
+        if is_own(case):
+            like = state["weight_ih_l0"]
+            return loaded(make_recurrent(case, device=like.device, dtype=like.dtype, **cls.options), state)
         textbook = {"reset_after": False} if case.cell == "gru_textbook" else {}
         return build_layer(fastrnn, case, state, **cls.options, **textbook)
 

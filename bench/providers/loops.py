@@ -1,15 +1,23 @@
-"""torch.nn's cells in a Python loop: what users of torch.nn write today for all that its layers lack; also compiled."""
+"""Cells in a Python loop: what users of torch write today for all that torch.nn's layers lack; also compiled.
+
+torch.nn's own cells where it has them, else the cell's function. Those take their input's product step by step; for a
+cell of one's own there is the loop that takes it of all steps at once, too.
+"""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastrnn.bench.providers.own import OwnCell, cell_of, is_own
 from fastrnn.bench.providers.provider import Adapter, State
 from fastrnn.bench.rows.cases import Case
+from fastrnn.bench.rows.cells import counts_of
+from fastrnn.cells import Cell
 
 _LOOP = "cells in a Python loop"
 Carried = tuple[Tensor, ...]
@@ -36,25 +44,43 @@ def _where(rows: Tensor, yes: Carried, no: Carried) -> Carried:
     return tuple(torch.where(rows.unsqueeze(1), y, n) for y, n in zip(yes, no, strict=True))
 
 
-def step(cell: nn.Module, x: Tensor, state: Carried) -> Carried:
+def step(cell: nn.Module, x: Tensor, state: Carried, constants: Carried) -> Carried:
     """The next state of a cell."""
+    if isinstance(cell, OwnCell):
+        return cell(x, state, constants)  # type: ignore[no-any-return]
     return cell(x, state) if len(state) > 1 else (cell(x, state[0]),)
 
 
 class Loop(Adapter):
-    """Cells of torch.nn in a Python loop over time, one per layer and direction, with masks at resets and ends.
+    """Cells in a Python loop over time, one per layer and direction, with masks at resets and ends.
 
     Its parameters are named `l0_reverse.weight_ih`, for torch.nn's `weight_ih_l0_reverse`.
     """
 
     ran = "loop", _LOOP
+    hoisted = False
+    constant_names: tuple[str, ...] = ()
 
     def __init__(self, case: Case, state: State) -> None:
         super().__init__()
         self.suffixes = ("", "_reverse") if case.bidirectional else ("",)
         self.hidden_size, self.num_layers = case.H, case.layers
-        self.states = 2 if case.cell == "lstm" else 1
+        counts = counts_of(case.cell)
+        self.states, self.initial = counts.states, counts.initial or (0.0,) * counts.states
         self.step = step
+        if is_own(case):
+            self._make_own(cell_of(case.cell), state)
+        else:
+            self._make(case, state)
+
+    def _make_own(self, cell: Cell, state: State) -> None:
+        self.constant_names = cell.constant_names
+        for layer, suffix in itertools.product(range(self.num_layers), self.suffixes):
+            end = f"_l{layer}{suffix}"
+            weights = {name.removesuffix(end): weight for name, weight in state.items() if name.endswith(end)}
+            self.add_module(end[1:], OwnCell(cell, weights, self.hoisted))
+
+    def _make(self, case: Case, state: State) -> None:
         like = state["weight_ih_l0"]
         options: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
         if case.cell.startswith("rnn_"):
@@ -72,12 +98,19 @@ class Loop(Adapter):
         return _LOOP
 
     def forward(
-        self, x: Tensor, *, lengths: Tensor | None = None, resets: Tensor | None = None, return_cells: bool = False
+        self,
+        x: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        return_cells: bool = False,
+        **constants: Tensor,
     ) -> tuple[Any, ...]:
         lengths = None if lengths is None else lengths.to(x.device)
+        given = tuple(constants[name].unsqueeze(-1) for name in self.constant_names)
         output, cells, finals = x, x, []
         for layer in range(self.num_layers):
-            found = [self._scan(output, layer, reverse, lengths, resets) for reverse in range(len(self.suffixes))]
+            found = [self._scan(output, layer, back, lengths, resets, given) for back in range(len(self.suffixes))]
             output = torch.cat([every[0] for every, _ in found], -1)
             cells = torch.cat([every[-1] for every, _ in found], -1)
             finals += [state for _, state in found]
@@ -86,25 +119,38 @@ class Loop(Adapter):
         return (*results, cells) if return_cells else results
 
     def _scan(
-        self, x: Tensor, layer: int, reverse: int, lengths: Tensor | None, resets: Tensor | None
+        self, x: Tensor, layer: int, reverse: int, lengths: Tensor | None, resets: Tensor | None, given: Carried
     ) -> tuple[list[Tensor], Carried]:
         """Every state of every step, one `(T, B, H)` each, and the last ones."""
         cell = self.get_submodule(f"l{layer}{self.suffixes[reverse]}")
         T, B = x.shape[:2]
         nothing = (x.new_zeros(B, self.hidden_size),) * self.states
-        state, steps = nothing, [nothing] * T
+        start = tuple(zeros + value for zeros, value in zip(nothing, self.initial, strict=True))
+        state, steps = start, [nothing] * T
+        if self.hoisted and isinstance(cell, OwnCell):
+            x = cell.input_part(x)
         for t in reversed(range(T)) if reverse else range(T):
             if resets is not None and t + reverse < T:
                 # Backwards, a sequence ends where the step before it, in that order, starts the next one.
                 cut = resets[t + reverse]
                 if lengths is not None:
                     cut = cut & (t + reverse < lengths)
-                state = tuple(s * ~cut.unsqueeze(1) for s in state)
-            new = self.step(cell, x[t], state)
+                state = _where(cut, start, state)
+            new = self.step(cell, x[t], state, tuple(every[t] for every in given))
             active = None if lengths is None else t < lengths
             steps[t] = new if active is None else _where(active, new, nothing)
             state = new if active is None else _where(active, new, state)
         return [torch.stack(same) for same in zip(*steps, strict=True)], state
+
+
+class HoistedLoop(Loop):
+    """A cell of one's own, its input's product taken of all steps ahead of the loop."""
+
+    hoisted = True
+
+    @classmethod
+    def lacks(cls, case: Case) -> str | None:
+        return None if is_own(case) else "torch's own cells take their input's product in the step"
 
 
 class CompiledLoop(Loop):

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from fastrnn.bench.providers.own import is_own, make_recurrent
 from fastrnn.bench.rows.cases import Case
 
 State = dict[str, Tensor]
@@ -88,11 +89,16 @@ def make_layer(namespace: Any, case: Case, **options: Any) -> nn.Module:
 def build_layer(namespace: Any, case: Case, state: State, **options: Any) -> nn.Module:
     """The same with given weights, where they are and as they are."""
     like = state["weight_ih_l0"]
-    layer = make_layer(namespace, case, device=like.device, dtype=like.dtype, **options)
+    return loaded(make_layer(namespace, case, device=like.device, dtype=like.dtype, **options), state)
+
+
+def loaded(layer: nn.Module, state: State) -> nn.Module:
+    """`layer` with these weights."""
     layer.load_state_dict(state)
     return layer
 
 
 def weight_shapes(case: Case) -> dict[str, torch.Size]:
     """The names and shapes of the weights of `case`."""
-    return {name: weight.shape for name, weight in make_layer(nn, case, device="meta").state_dict().items()}
+    layer = make_recurrent(case, device="meta") if is_own(case) else make_layer(nn, case, device="meta")
+    return {name: weight.shape for name, weight in layer.state_dict().items()}

@@ -7,7 +7,7 @@ import torch
 from fastrnn.bench.providers.fastrnns import Fastrnn, Reference
 from fastrnn.bench.providers.flashrnn import FlashRNN, FlashRNNTriton
 from fastrnn.bench.providers.haste import Haste
-from fastrnn.bench.providers.loops import CompiledLoop, Loop
+from fastrnn.bench.providers.loops import CompiledLoop, HoistedLoop, Loop
 from fastrnn.bench.providers.provider import Provider
 from fastrnn.bench.providers.torchrl import TorchRL
 from fastrnn.bench.providers.torchs import Packed, TorchNN
@@ -17,6 +17,7 @@ from fastrnn.bench.rows.cases import Case
 _PEERS: dict[str, type[TorchNN] | type[Loop]] = {
     "torch.nn": TorchNN,
     "torch.nn-packed": Packed,
+    "loop": HoistedLoop,
     "torch.nn-loop": Loop,
 }
 PROVIDERS: dict[str, type[Provider]] = {

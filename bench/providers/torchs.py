@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from fastrnn.bench.providers.own import is_own
 from fastrnn.bench.providers.provider import Provider, State, build_layer
 from fastrnn.bench.rows.cases import Case
 from fastrnn.kernels.counts import COUNTS
@@ -32,6 +33,8 @@ class TorchNN(Provider):
     def lacks(cls, case: Case) -> str | None:
         if case.cell == "gru_textbook":
             return "torch.nn has no textbook GRU"
+        if is_own(case):
+            return f"torch.nn has no {case.cell}"
         if case.reset_rate:
             return "torch.nn's layers take no resets"
         if case.return_cells:

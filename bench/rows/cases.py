@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fastrnn.bench.rows.cells import counts_of
 from fastrnn.kernels.counts import COUNTS
 
 CELLS: tuple[str, ...] = tuple(COUNTS)
@@ -40,7 +41,7 @@ class Case:
     """What one row measures: a layer, and what is done with it.
 
     Attributes:
-        cell: key of `fastrnn.cells.CELLS`.
+        cell: its name, as `rows.cells` has it.
         mode: `"forward"` (inference) or `"train"` (forward and backward).
         dtype: torch's name of it.
         T, B, I, H, layers: sizes.
@@ -65,8 +66,12 @@ class Case:
     return_cells: bool = False
 
     def __post_init__(self) -> None:
-        if self.return_cells and COUNTS[self.cell].states < 2:
+        if not self.return_cells:
+            return
+        if counts_of(self.cell).states < 2:
             raise ValueError(f"a {self.cell} has no cells to return; lstm has")
+        if counts_of(self.cell).states > 2:
+            raise ValueError(f"a {self.cell} has cells of several kinds; rows have one kind, as lstm has")
 
     @property
     def train(self) -> bool:

@@ -111,8 +111,8 @@ def scan_shape(
     the rest as `ScanShape` has it."""
     ieee = dtype == torch.float32 and not tf32_allowed()
     moved, sizes = cell.moved(backward, save), (batch, hidden, directions)
-    of_cell = {"inner": cell.inner, "moved": moved, "extra": cell.extra}
-    return ScanShape(cell.gates, backward, dtype.itemsize, *sizes, ieee, heads=heads, diagonal=diagonal, **of_cell)
+    more = heads, diagonal, cell.extra(backward)
+    return ScanShape(cell.gates, backward, dtype.itemsize, *sizes, ieee, cell.inner, moved, *more)
 
 
 def passes(problem: Problem) -> list[ScanShape]:

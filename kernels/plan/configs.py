@@ -59,7 +59,7 @@ class ScanShape:
             every launch, so it has no part in the choice of one.
         heads: how many independent blocks R has in each direction.
         diagonal: whether they are of one unit each, and for that no blocks to anybody: `heads` is 1, `hidden` is all.
-        extra: states and saved tensors beyond those that the gates let expect (counts.py).
+        extra: tiles that are live besides those that the gates let expect (counts.py).
     """
 
     gates: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape, ceil_div
 from fastrnn.kernels.plan.devices import KIB, Device
 
-# Accumulators' worth of registers that a state or saved tensor takes, beyond those that the gates let expect.
+# Accumulators' worth of registers that a tile takes which is live beyond those that the gates let expect.
 _EXTRA_REGISTERS = 0.6
 
 
@@ -55,7 +55,7 @@ def instruction_estimate(shape: ScanShape, config: LaunchConfig) -> float:
     left = shape.left * config.block_b * padded_k / threads if config.tier != "solo" else 0.0
     rounds = ceil_div(config.num_k, config.group)
     products = shape.gates * max(1, config.block_h // 8) * (config.block_b // 16) * padded_k / 16 / config.num_warps
-    # Of a state or saved tensor beyond the gates' a third of what a gate takes.
+    # A tile beyond the gates' takes a third of what a gate does.
     pointwise = (shape.gates + 0.35 * shape.extra) * config.block_b * config.block_h
     pointwise /= 32 if config.split > 1 else threads
     base, load, check, per_round, mma, point = (

@@ -195,6 +195,8 @@ COMPILED: list[dict[str, Any]] = [
     {"cell": "gru", "layers": 2, "bidirectional": True, "lengths": "uniform", "reset_rate": 0.3},
     {"cell": "gru_textbook", "reset_rate": 0.3},
     {"cell": "rnn_relu", "layers": 2},
+    {"cell": "lstm_decay", "layers": 2, "reset_rate": 0.3},
+    {"cell": "mgu", "bidirectional": True},
     {"layers": 4, "bidirectional": True, "return_cells": True, "dtype": "bfloat16"},
 ]
 # What torch's compiler says of torch's own code.
@@ -294,7 +296,7 @@ def test_all(there: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setitem(PROVIDERS, "torch.compile", Loop)
     code, rows = bench(tmp_path, "run", *TINY, "--provider", "all", "--provider", "fastrnn")
     assert code == 0
-    own = ["torch.nn", "fastrnn", "torch.nn-packed", "torch.nn-loop", "torch.compile"]
+    own = ["torch.nn", "fastrnn", "torch.nn-packed", "loop", "torch.nn-loop", "torch.compile"]
     assert [row["provider"] for row in rows] == own + list(NAMES) * there
-    assert [row["status"] for row in rows] == ["ok"] * 5 + ["n/a"] * 4 * there
+    assert [row["status"] for row in rows] == ["ok"] * 3 + ["n/a"] + ["ok"] * 2 + ["n/a"] * 4 * there
     assert rows[1]["ratio"] is not None
