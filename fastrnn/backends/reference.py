@@ -121,10 +121,15 @@ def scan_backward(upstream: Upstream, kept: Kept, cell: Cell, dsaved: Tensor | N
     """
     if kept.state.dtype != kept.output.dtype:
         dtype, narrow = kept.state.dtype, kept.output.dtype
-        wide = scan_backward(Upstream(*_as(dtype, upstream)), Kept(*_as(dtype, kept)), cell, dsaved)
+        wide = _scan_backward(Upstream(*_as(dtype, upstream)), Kept(*_as(dtype, kept)), cell, dsaved)
         return wide._replace(
             x=wide.x.to(narrow), r=wide.r.to(narrow), vectors=None if wide.vectors is None else wide.vectors.to(narrow)
         )
+    return _scan_backward(upstream, kept, cell, dsaved)
+
+
+def _scan_backward(upstream: Upstream, kept: Kept, cell: Cell, dsaved: Tensor | None) -> Gradients:
+    """`scan_backward` where all have one dtype."""
     dout, dfinal, dcells = upstream
     weight, state, lengths, resets, output, cells, saved, vectors, constants, heads = kept
     T, B, P, H = output.shape
