@@ -56,6 +56,13 @@ def _stack(tensors: Sequence[Tensor], *shape: int) -> Tensor:
     return tensors[0].reshape(1, *shape) if len(tensors) == 1 else torch.stack([t.reshape(shape) for t in tensors])
 
 
+def _kept(cell: Cell, state: tuple[Tensor, ...]) -> Tensor:
+    """The states as one tensor, in the dtype that the cell keeps them in."""
+    if cell.float32_states:
+        state = tuple(s.to(torch.promote_types(s.dtype, torch.float32)) for s in state)
+    return torch.stack(state)
+
+
 def _layer(
     cell: Cell,
     rows: Tensor,
@@ -91,13 +98,14 @@ def _layer(
 
     projection = [w.hr for w in weights if w.hr is not None]
     if not projection:
-        weight_hh, initial = _stack([w.hh for w in weights], heads * G, H, weights[0].hh.shape[1]), torch.stack(state)
+        weight_hh, initial = _stack([w.hh for w in weights], heads * G, H, weights[0].hh.shape[1]), _kept(cell, state)
         own = torch.stack(vectors).reshape(len(weights), -1, H * heads) if vectors else None
         if heads > 1:
             weight_hh, initial = weight_hh.reshape(D, G, H, H), by_head.split(initial, heads)
             own = None if own is None else by_head.vectors(own, heads)
         inputs = Inputs(x, weight_hh, bias_hh, initial, *masks, own, batch.constants, heads)
         output, final, cells = operators.scan(inputs, *options)
+        final = (final[0].to(x.dtype), *final[1:])
         if heads > 1:
             final = tuple(by_head.joined(s, heads) for s in final)
             cells = by_head.joined_cells(cells, cell.states - 1, heads, H) if keep_cells else cells
@@ -242,7 +250,7 @@ def run(
         return *onnx.run(stack, input, batch_sizes, hx, flat_weights, extras, batch_first), None
     if batch_sizes is None and input.shape[int(batch_first)] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    check_tensors(input, hx, flat_weights)
+    check_tensors(input, hx[:1] if stack.cell.float32_states else hx, flat_weights)
     if way == WHOLE and extras.lengths is not None:
         done = by_packed_layers(chosen, stack, input, hx, flat_weights, extras.lengths, batch_first)
         if done is not None:

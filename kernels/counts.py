@@ -23,6 +23,8 @@ class Counts:
         vectors: trained vectors, one number a unit, that a step takes besides.
         constants: numbers of each row and step that it takes besides.
         initial: the states' values where a sequence starts; empty for zeros.
+        float32_states: whether the states other than h, and what is saved, are kept in float32 where a layer's dtype
+            has 16 bits.
         source: the Triton source of its steps; empty where `kernels/derived/` has them.
     """
 
@@ -35,6 +37,7 @@ class Counts:
     vectors: int = 0
     constants: int = 0
     initial: tuple[float, ...] = ()
+    float32_states: bool = False
     source: str = field(default="", compare=False, repr=False)
 
     def extra(self, backward: bool) -> int:

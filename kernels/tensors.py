@@ -23,7 +23,8 @@ class Inputs(NamedTuple):
         x: the gates' input part, `(T, B, P, GATES, H)`.
         weight: the recurrent matrices, `(P, GATES, H, H)`, or their diagonals, `(P, GATES, H, 1)`.
         bias: the recurrent bias, `(P, GATES, H)`, or None.
-        state: the initial states, `(STATES, P, B, H)`.
+        state: the initial states, `(STATES, P, B, H)`, in the dtype that states other than h, and what is saved, are
+            kept in: that of x, or float32.
         lengths: `(B,)` int32, or None: a row at or past its length keeps its state and outputs zero.
         resets: `(T, B)` bool, or None: a row starts from the cell's initial values where it is cut.
         vectors: what the cell takes for each unit, `(P, VECTORS, H)`, or None.

@@ -190,6 +190,11 @@ def _ended(scan: Scan) -> None:
     scan.lengths = torch.zeros(scan.x.shape[1], dtype=torch.int32)
 
 
+def _positive(scan: Scan) -> None:
+    """The sLSTM's normaliser as its steps leave it."""
+    scan.state[2] = scan.state[2].abs() + 1
+
+
 INPUTS: dict[str, Callable[[Scan], None]] = {
     "plain": lambda scan: None,
     "nan": _nan_pattern,
@@ -198,6 +203,7 @@ INPUTS: dict[str, Callable[[Scan], None]] = {
     "short": _short_tail,
     "empty": _empty,
     "ended": _ended,
+    "positive": _positive,
 }
 
 

@@ -140,7 +140,7 @@ def computed(dtype: torch.dtype) -> torch.dtype:
 def scan(inputs: Inputs, cell: Cell, save: bool, keep_cells: bool) -> Results:
     """`Backend.scan`; `lengths` of rows that come longest first cost least."""
     x, weight, bias, state, lengths, resets, vectors, constants, heads = inputs
-    dtype = x.dtype
+    dtype, kept_dtype = x.dtype, state.dtype
     x, weight, state = (tensor.to(computed(dtype)) for tensor in (x, weight, state))
     T, B, P, _, H = x.shape
     output = x.new_empty((T, B, P, H))
@@ -156,7 +156,7 @@ def scan(inputs: Inputs, cell: Cell, save: bool, keep_cells: bool) -> Results:
         besides = given(vectors, constants, d, heads, x.dtype)
         through = products.of(weight, d, heads, cell.inner).forward()
         _forward(cell, plan, products.own(x, d, heads), through, own_bias, *ends, besides, places)
-    return Results(output.to(dtype), final.to(dtype), cells.to(dtype), saved.to(dtype))
+    return Results(output.to(dtype), final.to(kept_dtype), cells.to(kept_dtype), saved.to(kept_dtype))
 
 
 def _forward(

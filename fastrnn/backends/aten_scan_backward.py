@@ -46,22 +46,6 @@ def _partials(
     return cell.step_backward(own, (None,) * cell.saved, saved, previous, now, besides, lambda v: ones[-1])
 
 
-@functools.lru_cache(maxsize=256)
-def _dependence(cell: Cell) -> tuple[list[bool], list[list[bool]]]:
-    """Whether the gates' gradients depend on each gradient that comes to a step, and by state whether that of the state
-    before does: found by trying, on a hundred random elements."""
-    generator = torch.Generator().manual_seed(0)
-
-    def some(count: int) -> State:
-        return tuple(torch.randn(count, 100, generator=generator, dtype=torch.float64, device="cpu").unbind(0))
-
-    previous, besides = some(cell.states), some(cell.vectors + cell.constants)
-    now, saved = cell.step(some(cell.gates), some(cell.gates - cell.inner), previous, besides, lambda v: v)
-    _, dr, dstate, _ = _partials(cell, saved, previous, now, besides)
-    gates = torch.stack([d.expand(len(d), 100) for d in dr])
-    return gates.any(-1).any(0).tolist(), [d.any(-1).tolist() for d in dstate]
-
-
 def _linear(
     cell: Cell, saved: State, previous: State, now: State, besides: State, absent: Tensor | None, hand_on: bool
 ) -> _Linear:
@@ -71,7 +55,7 @@ def _linear(
     is left to be masked.
     """
     dx, dr, dstate, dvectors = _partials(cell, saved, previous, now, besides)
-    to_gates, to_states = _dependence(cell)
+    to_gates, to_states = cell.reach
     shape = (len(to_gates), *now[0].shape)
 
     def joined(d: State) -> list[Tensor | None]:
@@ -128,7 +112,7 @@ def scan_backward(upstream: Upstream, kept: Kept, cell: Cell) -> Gradients:
     """`Backend.scan_backward`."""
     dout, dfinal, dcells = upstream
     weight, state, lengths, resets, output, cells, saved, vectors, constants, heads = kept
-    dtype = output.dtype
+    dtype, kept_dtype = output.dtype, state.dtype
     weight, state, output, cells, saved = (t.to(computed(dtype)) for t in (weight, state, output, cells, saved))
     T, B, P, H = output.shape
     dr = output.new_empty((T, B, P, cell.gates, H))
@@ -165,7 +149,7 @@ def scan_backward(upstream: Upstream, kept: Kept, cell: Cell) -> Gradients:
             carried = _backward(cell, plan, of, start, stop, carried)
         for gradient in (of.dr, of.dx)[: 1 + cell.splits_bias]:
             zero_past(gradient, plan, blocks)
-    return Gradients(dx.to(dtype), dr.to(dtype), dstate.to(dtype), dvectors.to(dtype) if cell.vectors else None)
+    return Gradients(dx.to(dtype), dr.to(dtype), dstate.to(kept_dtype), dvectors.to(dtype) if cell.vectors else None)
 
 
 def _previous(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int) -> State:

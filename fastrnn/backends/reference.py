@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,6 +49,9 @@ def _product_backward(dr: Tensor, weight: Tensor) -> Tensor:
 
 def scan(inputs: Inputs, cell: Cell) -> Results:
     """`Backend.scan`, to be differentiated by autograd: nothing is saved."""
+    if inputs.state.dtype != inputs.x.dtype:  # wider than the others, which then are for storage
+        wide = scan(Inputs(*_as(inputs.state.dtype, inputs)), cell)
+        return wide._replace(output=wide.output.to(inputs.x.dtype))
     x, weight, bias, state, lengths, resets, vectors, constants, heads = inputs
     T, _, P, G, _ = x.shape
     outer = G - cell.inner
@@ -84,6 +90,11 @@ def scan(inputs: Inputs, cell: Cell) -> Results:
     return Results(every[:, :, :, 0], torch.cat(finals, 1), every[:, :, :, 1:], x.new_empty(0))
 
 
+def _as(dtype: torch.dtype, values: Iterable[Any]) -> list[Any]:
+    """The tensors of numbers among `values` in this dtype, and the others."""
+    return [v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for v in values]
+
+
 def _of_units(vectors: Tensor | None, first: int, heads: int) -> tuple[Tensor, ...]:
     """The vectors of a direction's heads, `(heads, 1, H)` each."""
     return () if vectors is None else vectors.narrow(0, first, heads).unsqueeze(1).unbind(2)
@@ -108,6 +119,17 @@ def scan_backward(upstream: Upstream, kept: Kept, cell: Cell, dsaved: Tensor | N
 
     `dsaved` is the gradient of what was saved, like it, or None for zero.
     """
+    if kept.state.dtype != kept.output.dtype:
+        dtype, narrow = kept.state.dtype, kept.output.dtype
+        wide = _scan_backward(Upstream(*_as(dtype, upstream)), Kept(*_as(dtype, kept)), cell, dsaved)
+        return wide._replace(
+            x=wide.x.to(narrow), r=wide.r.to(narrow), vectors=None if wide.vectors is None else wide.vectors.to(narrow)
+        )
+    return _scan_backward(upstream, kept, cell, dsaved)
+
+
+def _scan_backward(upstream: Upstream, kept: Kept, cell: Cell, dsaved: Tensor | None) -> Gradients:
+    """`scan_backward` where all have one dtype."""
     dout, dfinal, dcells = upstream
     weight, state, lengths, resets, output, cells, saved, vectors, constants, heads = kept
     T, B, P, H = output.shape

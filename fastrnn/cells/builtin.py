@@ -29,6 +29,7 @@ def committed(
     constants: tuple[str, ...] = (),
     inner: int = 0,
     initial: tuple[float, ...] = (),
+    float32_states: bool = False,
 ) -> Callable[[Callable[..., Any]], Cell]:
     """`fastrnn.cell` for cells of ours: what is derived of them was, ahead of time."""
 
@@ -45,6 +46,7 @@ def committed(
             vectors=len(vectors),
             constants=len(constants),
             initial=initial,
+            float32_states=float32_states,
             mode=name.upper(),
             function=function,
             vector_names=vectors,

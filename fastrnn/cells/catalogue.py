@@ -97,7 +97,7 @@ def indrnn(x: State, r: State, state: State) -> Tensor:
     return torch.relu(x[0] + r[0])
 
 
-@committed(gates=4, states=4)
+@committed(gates=4, states=4, float32_states=True)
 def slstm(x: State, r: State, state: State) -> State:
     """m' = max(log s(f) + m, i); i' = exp(i - m'), f' = exp(log s(f) + m - m'); c' = f' c + i' tanh(z), n' = f' n + i'.
 

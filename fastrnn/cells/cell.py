@@ -109,6 +109,13 @@ class Cell(Counts):
         return result
 
     @property
+    def reach(self) -> tuple[list[bool], list[list[bool]]]:
+        """Whether each gradient that comes to a step, those of the states and then `inner`'s, reaches a gate; and,
+        state by state, whether it reaches that before the step."""
+        found: Any = self._functions["reach"]
+        return found  # type: ignore[no-any-return]  # data among functions
+
+    @property
     def signature(self) -> Signature:
         """What it takes and gives, as it was declared."""
         names = self.vector_names, self.constant_names

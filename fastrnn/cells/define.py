@@ -6,14 +6,43 @@ import dataclasses
 import hashlib
 import inspect
 import keyword
+import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 from fastrnn.cells.cell import Cell
 from fastrnn.cells.registry import register
 
 _MOST = 16
 _TAKEN = frozenset({"x", "r", "state", "inner", "input", "hx", "lengths", "resets", "return_cells", "self"})
+
+
+@overload
+def cell(
+    function: Callable[..., Any],
+    /,
+    *,
+    gates: int,
+    states: int = 1,
+    vectors: Sequence[str] = (),
+    constants: Sequence[str] = (),
+    inner: int = 0,
+    initial: Sequence[float] | None = None,
+    float32_states: bool = False,
+) -> Cell: ...
+
+
+@overload
+def cell(
+    *,
+    gates: int,
+    states: int = 1,
+    vectors: Sequence[str] = (),
+    constants: Sequence[str] = (),
+    inner: int = 0,
+    initial: Sequence[float] | None = None,
+    float32_states: bool = False,
+) -> Callable[[Callable[..., Any]], Cell]: ...
 
 
 def cell(
@@ -26,6 +55,7 @@ def cell(
     constants: Sequence[str] = (),
     inner: int = 0,
     initial: Sequence[float] | None = None,
+    float32_states: bool = False,
 ) -> Any:
     """A recurrent cell of one function, its step, in plain torch: for `fastrnn.Recurrent`, whose kernels are derived.
 
@@ -39,8 +69,8 @@ def cell(
     The function is called with tuples: `x`, the gates' input part, `W_ih x_t + b_ih`; `r`, their recurrent part,
     `W_hh h_{t-1} + b_hh`; and `state`, whose first is h. Each is a tensor `(..., H)`, any dtype. It returns the new
     states, one tensor if it has one. It may use pointwise operators, and nothing else: no reductions over units, no
-    random numbers, no branches on values, no tensors that it is not given, no writing in place to what it is. It is
-    traced here, once, which takes a fraction of a second; the gradient is derived of it by torch.
+    random numbers, no branches on values, no tensors but those it is given, no writing in place to those. It is traced
+    here, once, which takes a fraction of a second; torch derives the gradient. docs/guide/your-own-cell.md has more.
 
     Args:
         gates: blocks of H rows in `weight_ih` and `weight_hh`.
@@ -51,14 +81,17 @@ def cell(
         inner: 1 if the last gate multiplies something else than h: `r` then lacks that gate, and an argument `inner` is
             a function to be called once, `inner(v)`, which gives `W_hh v + b_hh` of that gate.
         initial: each state's value where a sequence starts, zeros by default.
+        float32_states: whether the states other than h, and what is saved for backward, are kept in float32 where a
+            layer's dtype has 16 bits, and given back so: for sums over many steps, and for what exp() is taken of.
 
     Raises:
         TypeError, ValueError: what is given is no such function; the message says what was found, and in which line.
     """
     if function is None:
         return lambda function: cell(
-            function, gates=gates, states=states, vectors=vectors, constants=constants, inner=inner, initial=initial
-        )
+            function, gates=gates, states=states, vectors=vectors, constants=constants, inner=inner, initial=initial,
+            float32_states=float32_states,
+        )  # fmt: skip
     if not inspect.isfunction(function):
         raise TypeError(f"cell() takes a function, got {type(function).__name__}")
     for name, count, least in (("gates", gates, 1), ("states", states, 1)):
@@ -83,6 +116,7 @@ def cell(
         vectors=len(tuple(vectors)),
         constants=len(tuple(constants)),
         initial=starts if any(starts) else (),
+        float32_states=float32_states,
         mode=function.__name__.upper(),
         function=function,
         vector_names=tuple(vectors),
@@ -96,13 +130,18 @@ def _derived(cell: Cell) -> Cell:
     from fastrnn.derive.derived import derive  # which imports what fastrnn alone does without
 
     plain = derive(cell.function, cell.signature, "step")
-    digest = hashlib.sha256(repr((plain, cell.signature)).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(repr((plain, cell.signature, cell.float32_states)).encode()).hexdigest()[:8]
     name = f"{cell.name}_{digest}" if cell.name.isascii() else f"cell_{digest}"
     return dataclasses.replace(
         cell,
         name=name,
         saved=plain.saved,
         splits_bias=plain.splits_bias,
-        source=plain.triton.replace("def step_", f"def {name}_"),
-        text=plain.torch.replace("def step_", f"def {name}_"),
+        source=_renamed(plain.triton, name),
+        text=_renamed(plain.torch, name),
     )
+
+
+def _renamed(source: str, name: str) -> str:
+    """What was derived of a "step", of `name`."""
+    return re.sub(r"^(def )?step_", rf"\1{name}_", source, flags=re.MULTILINE)

@@ -50,7 +50,11 @@ def files() -> dict[str, str]:
         found[f"fastrnn/cells/derived/{cell.name}.py"] = header + imports + derived.torch
         row = {"gates": cell.gates, "states": cell.states, "saved": derived.saved, "splits_bias": derived.splits_bias}
         row |= {"inner": cell.inner}
-        row |= {name: getattr(cell, name) for name in ("vectors", "constants", "initial") if getattr(cell, name)}
+        row |= {
+            name: getattr(cell, name)
+            for name in ("vectors", "constants", "initial", "float32_states")
+            if getattr(cell, name)
+        }
         table += f'    "{cell.name}": {row},\n'.replace("'", '"')
     found["kernels/derived/table.py"] = table + "}\n"
     return found

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fastrnn.derive.calling import Product, called
 from fastrnn.derive.operators import OPERATORS
@@ -46,6 +47,14 @@ class _ReadError(Exception):
     """A step looked at a number."""
 
 
+class _CapturedError(Exception):
+    """A step used a tensor, of this shape, that it was not given."""
+
+
+# What makes a tensor of a number that is written in the step.
+_MADE = frozenset({"lift_fresh", "lift_fresh_copy", "detach", "_to_copy"})
+
+
 class Watched(TorchDispatchMode):
     """A step's one run on numbers: which operator was called from which line."""
 
@@ -55,13 +64,20 @@ class Watched(TorchDispatchMode):
         self.name = getattr(step, "__qualname__", repr(step))
         self.file = inspect.getsourcefile(step) if inspect.isroutine(step) else None
         self.lines: dict[str, str] = {}
+        self.known: list[Tensor] = []  # what the step was given, and what it made of that
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.__name__.split(".")[0]
         self.lines.setdefault(name, self.line())
         if name in ("_local_scalar_dense", "is_nonzero", "item"):
             raise _ReadError
-        return func(*args, **(kwargs or {}))
+        if name not in _MADE:
+            for arg in tree_leaves((args, kwargs)):
+                if isinstance(arg, Tensor) and all(arg is not known for known in self.known):
+                    raise _CapturedError(tuple(arg.shape), self.line())
+        result = func(*args, **(kwargs or {}))
+        self.known.extend(r for r in tree_leaves(result) if isinstance(r, Tensor))
+        return result
 
     def line(self, stack: traceback.StackSummary | None = None) -> str:
         """Where in the step's file this is, as ` in line N: text`; empty where that is not known."""
@@ -81,7 +97,7 @@ class Watched(TorchDispatchMode):
         vectors, constants = some(len(of.vectors)), some(len(of.constants))
         inner = Product(r[-1])
         given = [*x, *r, *state, *vectors, *constants]
-        before = [t._version for t in given]
+        before, self.known = [t._version for t in given], list(given)
         with self, torch.no_grad():
             try:
                 new = called(self.step, of, x, r[: of.gates - of.inner], state, vectors, constants, inner)
@@ -91,6 +107,8 @@ class Watched(TorchDispatchMode):
                     f"{self.name} takes a number out of a tensor{at}, as a Python branch on a value "
                     "does: torch.where(condition, a, b) chooses unit by unit"
                 ) from None
+            except _CapturedError as error:
+                raise self.captured(*error.args) from None
             except Exception as error:
                 where = self.line(traceback.extract_tb(error.__traceback__))
                 raise type(error)(
@@ -112,9 +130,9 @@ class Watched(TorchDispatchMode):
         if len(inner.operands) != of.inner:
             raise ValueError(f"{self.name} should call inner() {of.inner} times, called it {len(inner.operands)} times")
 
-    def captured(self, tensor: Tensor) -> ValueError:
+    def captured(self, shape: tuple[int, ...], where: str = "") -> ValueError:
         return ValueError(
-            f"{self.name} uses a tensor of shape {tuple(tensor.shape)} that it was not given. What it needs is passed "
+            f"{self.name} uses a tensor of shape {shape} that it was not given{where}. What it needs is passed "
             "explicitly: a trained vector by vectors=, a number of each row and step by constants="
         )
 
@@ -124,6 +142,8 @@ def unknown(node: Node, watched: Watched) -> ValueError:
     name = node.target.__name__.split(".")[0]  # type: ignore[union-attr]  # an operator's overload
     made_of = node.meta.get("original_aten")
     called = name if made_of is None else str(made_of.name()).split("::")[-1].split(".")[0]
-    where = next((watched.lines[n] for n in (name, called) if n in watched.lines), "")
+    if called not in watched.lines:  # made of something, which then is what the step called
+        called = next((n for n in watched.lines if n not in OPERATORS), called)
+    where = watched.lines.get(called, "")
     known = ", ".join(OPERATORS)
     return ValueError(f"{watched.name} calls {called}{where}: there is no kernel for it. {_POINTWISE} ({known})")

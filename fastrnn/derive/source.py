@@ -170,9 +170,10 @@ class Sources:
         return "\n\n".join(functions)
 
     def torch(self, name: str, again: Joint | None) -> str:
-        """`{name}_forward` and `{name}_backward`; for an inner gate `{name}_operand`; and, if there is a gradient
-        `again` of what is saved, `{name}_backward_with_saved`."""
-        functions = [self._torch_forward(name), self._torch_backward(f"{name}_backward", self.joint, False)]
+        """`{name}_forward`, `_backward` and `_reach` (`Cell.reach`); for an inner gate `_operand`; and, if there is a
+        gradient `again` of what is saved, `_backward_with_saved`."""
+        functions = [f"{name}_reach = {self._reach()}\n", self._torch_forward(name)]
+        functions.append(self._torch_backward(f"{name}_backward", self.joint, False))
         if again is not None:
             functions.append(self._torch_backward(f"{name}_backward_with_saved", again, True))
         if self.joint.operand is not None:
@@ -180,6 +181,15 @@ class Sources:
             (operand,) = body.add([self.joint.operand])
             functions.append(body.function(f"def {name}_operand(saved, state_prev, state, given):", operand))
         return "\n\n".join(functions)
+
+    def _reach(self) -> tuple[list[bool], list[list[bool]]]:
+        """Whether each gradient that comes to a step reaches a gate, and, by state, whether it reaches that."""
+        joint, of = self.joint, self.of
+        come = [joint.builder.input("dstate", s) for s in range(of.states)]
+        come += [joint.builder.input("through", i) for i in range(of.inner)]
+        gates = {*in_order((*joint.dx, *joint.dr))}
+        states = [{*in_order([d])} for d in joint.dstate]
+        return [u in gates for u in come], [[u in reached for u in come] for reached in states]
 
     def _torch_forward(self, name: str) -> str:
         joint, of = self.joint, self.of

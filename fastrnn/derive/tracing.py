@@ -139,8 +139,8 @@ def _translated(
             known[node] = builder.input(*places[len(known)])
         elif node.op == "get_attr":
             constant = getattr(graph, str(node.target))
-            if constant.dim():
-                raise watched.captured(constant)
+            if constant.dim() or any("lift_fresh" not in str(user.target) for user in node.users):
+                raise watched.captured(tuple(constant.shape))
             known[node] = constant.item()
         elif node.op == "call_function":
             args = [known[a] if isinstance(a, Node) else a for a in node.args]

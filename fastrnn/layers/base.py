@@ -156,7 +156,9 @@ class Layers(nn.RNNBase):
                 return data, self._initial(data, batch_of(batch_sizes)), batch_sizes
             # Before the permutation: indexing would hide a batch that is too large.
             self.check_forward_args(data, hx, batch_sizes)
-            stack.check_tensors(data, self._states(hx), ())  # which torch does of padded input alone
+            states = self._states(hx)
+            # Which torch does of padded input alone.
+            stack.check_tensors(data, states[:1] if self._cell().float32_states else states, ())
             return data, self.permute_hidden(hx, sorted_indices), batch_sizes
         self._check_rank(input)
         is_batched = input.dim() == 3

@@ -31,7 +31,8 @@ class Recurrent(Layers):
     Shapes (L = sequence length, N = batch, D = 2 if bidirectional else 1):
         input, lengths, resets: as in `fastrnn.LSTM`. A row that is reset starts from the cell's initial values.
         hx: the states of the cell, `(D * num_layers, N, hidden_size)` each, as a tuple, h first; of a cell that has one
-            state, that. Its initial values by default.
+            state, that. Its initial values by default. A cell with `float32_states` takes the others in the layer's
+            dtype or in float32, and gives them in float32.
         one keyword for each constant of the cell: `(L, N)`, `(N, L)` with `batch_first`, `(L,)` unbatched; it must be
             given, and gets no gradient.
         return_cells, keyword: also return the states other than h after every step of the last layer.
@@ -209,7 +210,7 @@ class SLSTM(Recurrent):
         heads: how many blocks the recurrent matrix has; it divides `hidden_size`.
 
     Gates are in the order i, f, z, o. `hx` and the final states are `(h, c, n, m)`. Other arguments, shapes and errors:
-    as in `fastrnn.Recurrent`. docs/guide/your-own-cell.md says how weights of the published packages carry over.
+    as in `fastrnn.Recurrent`. docs/guide/slstm.md says how weights of the published packages carry over.
     """
 
     def __init__(

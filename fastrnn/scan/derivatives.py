@@ -35,6 +35,7 @@ def _previous(kept: Kept, d: int, cell: Cell, s: int = 0) -> Tensor:
         first = kept.state[s, d].unsqueeze(0)
     else:
         first = kept.state[s].narrow(0, d * heads, heads).transpose(0, 1).unsqueeze(0)
+    first = first.to(h.dtype)  # the initial h, where states are kept in float32
     before = torch.cat((first, h[:-1])) if d == 0 else torch.cat((h[1:], first))
     rows = (*h.shape[:2], *(1,) * (h.dim() - 2))
     if d == 1 and lengths is not None:
@@ -54,7 +55,7 @@ def _operand(kept: Kept, d: int, cell: Cell) -> Tensor:
         given += tuple(c.view(*c.shape, *(1,) * (1 + (heads > 1))) for c in constants.unbind(2))
     before, now = zip(*((_previous(kept, d, cell, s), _states(kept, d, s)) for s in range(cell.states)), strict=True)
     saved = _own(kept.saved, d, heads).unbind(-2) if cell.saved else ()
-    operand = cell.operand(saved, before, now, given)
+    operand = cell.operand(saved, before, now, given).to(kept.output.dtype)
     if kept.lengths is None:
         return operand
     # Nothing was saved past a row's length: dr is zero there, and so must be what it meets.
@@ -128,7 +129,7 @@ def _weight_gradient(dr: Tensor, kept: Kept, cell: Cell) -> Tensor:
             g, last = dr[:, :, d].reshape(T * B, gates * H), (T - 1) * B
             h = output[:, :, d]
             later, before, start = (g[B:], h[:-1], g[:B]) if d == 0 else (g[:last], h[1:], g[last:])
-            total = torch.addmm(torch.mm(start.t(), kept.state[0, d]), later.t(), before.reshape(last, H))
+            total = torch.addmm(torch.mm(start.t(), kept.state[0, d].to(h.dtype)), later.t(), before.reshape(last, H))
         grads.append(total.view(gates, H, H))
     return torch.stack(grads)
 

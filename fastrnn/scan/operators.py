@@ -96,9 +96,9 @@ def _scan_layer_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor
     x, state = inputs.x, inputs.state
     T, B, P, _, H = x.shape
     counts = named(cell)
-    output, cells = x.new_empty((T, B, P * H)), x.new_empty((0,))
+    output, cells = x.new_empty((T, B, P * H)), state.new_empty((0,))
     if save or keep_cells:
-        cells = x.new_empty((T, B, P * (counts.states - 1) * H))
+        cells = state.new_empty((T, B, P * (counts.states - 1) * H))
     if batch_first:
         output, cells = output.transpose(0, 1), cells.transpose(0, 1) if save or keep_cells else cells
     return (
@@ -106,7 +106,7 @@ def _scan_layer_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor
         state.new_empty((P, B, H)),
         state.new_empty([(0,), (P, B, H), (counts.states - 1, P, B, H)][min(counts.states, 3) - 1]),
         cells,
-        x.new_empty((T, B, P, counts.saved, H) if save else (0,)),
+        state.new_empty((T, B, P, counts.saved, H) if save else (0,)),
     )
 
 

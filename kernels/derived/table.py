@@ -15,7 +15,7 @@ TABLE: dict[str, dict[str, Any]] = {
     "cfc": {"gates": 4, "states": 1, "saved": 3, "splits_bias": False, "inner": 0, "constants": 1},
     "janet": {"gates": 2, "states": 1, "saved": 2, "splits_bias": False, "inner": 0},
     "indrnn": {"gates": 1, "states": 1, "saved": 0, "splits_bias": False, "inner": 0},
-    "slstm": {"gates": 4, "states": 4, "saved": 4, "splits_bias": False, "inner": 0},
+    "slstm": {"gates": 4, "states": 4, "saved": 4, "splits_bias": False, "inner": 0, "float32_states": True},
     "lstm_decay": {"gates": 4, "states": 2, "saved": 4, "splits_bias": False, "inner": 0, "vectors": 2, "constants": 1},
     "nas": {"gates": 8, "states": 2, "saved": 9, "splits_bias": True, "inner": 0},
 }

@@ -23,6 +23,8 @@ from fastrnn.kernels.triton.constants import launch_options, phases, scan_consta
 from fastrnn.kernels.triton.forward import scan_fwd_kernel
 
 _POINTER_TYPES = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}
+# What is in float32 where a cell keeps its states so.
+_STATES = ("state_ptr", "carry_in_ptr", "carry_out_ptr", "cells_ptr", "dcells_ptr", "saved_ptr")
 _FLOAT_IN_BACKWARD = ("carry_in_ptr", "carry_out_ptr", "dvectors_ptr")
 _INT_ARGUMENTS = ("T", "B", "step0", "step1", "batch0")
 
@@ -84,8 +86,10 @@ def _source(
                 signature[name] = "*i32"
             elif name == "resets_ptr":
                 signature[name] = "*i8"
-            elif name in ("outer_ptr", "constants_ptr") or (
-                backward and name in ("carry_in_ptr", "carry_out_ptr", "dvectors_ptr")
+            elif (
+                name in ("outer_ptr", "constants_ptr")
+                or (backward and name in ("carry_in_ptr", "carry_out_ptr", "dvectors_ptr"))
+                or (counts.float32_states and name in _STATES)
             ):
                 signature[name] = "*fp32"
             else:

@@ -29,8 +29,8 @@ def _power_of_two(n: int) -> int:
 def _solo(shape: ScanShape, schedule: str) -> Iterator[LaunchConfig]:
     size = max(16, _power_of_two(shape.hidden))
     if size <= 128:
-        # Backward in float32, 64 units need more registers than four warps have; as do more tiles than an LSTM's.
-        crowded = shape.extra > 0 or (shape.backward and shape.element_bytes > 2)
+        # Backward in float32, 64 units need more registers than four warps have; as do more tensors than an LSTM's.
+        crowded = shape.extra > 0 or (shape.backward and (shape.element_bytes > 2 or shape.gates > 4))
         warps = 8 if size > 64 or (size == 64 and crowded) else 4
         yield LaunchConfig(schedule, "solo", "none", 16, size, size, 1, 1, 1, warps, _MAX_GRID_Y)
 

@@ -55,9 +55,9 @@ def instruction_estimate(shape: ScanShape, config: LaunchConfig) -> float:
     left = shape.left * config.block_b * padded_k / threads if config.tier != "solo" else 0.0
     rounds = ceil_div(config.num_k, config.group)
     products = shape.gates * max(1, config.block_h // 8) * (config.block_b // 16) * padded_k / 16 / config.num_warps
-    # A tile beyond the gates' takes a third of what a gate does.
-    pointwise = (shape.gates + 0.35 * shape.extra) * config.block_b * config.block_h
-    pointwise /= 32 if config.split > 1 else threads
+    # Backward, a state or saved tensor beyond those that the gates let expect takes a third of what a gate does.
+    gates = shape.gates + (0.35 * shape.extra if shape.backward else 0)
+    pointwise = gates * config.block_b * config.block_h / (32 if config.split > 1 else threads)
     base, load, check, per_round, mma, point = (
         (137, 0.6, 5.9, 19, 0.6, 15.8) if shape.backward else (99, 0.7, 5.4, 36, 1.9, 31)
     )

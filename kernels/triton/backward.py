@@ -44,6 +44,7 @@ def scan_bwd_kernel(
     dout_ptr,  # (T, B, P, H): gradient of the output, or unused
     dcells_ptr,  # (T, B, P, STATES - 1, H): gradient of the cells, or unused
     weight_ptr,  # (P, GATES, H, H); DIAGONAL: (P, GATES, H)
+    h0_ptr,  # (P, B, H): the initial h, where the states' dtype is wider; or unused
     state_ptr,  # (STATES, P, B, H): the initial state
     lengths_ptr,  # (B,) int32, or unused
     resets_ptr,  # (T, B) int8: 1 where a sequence starts; or unused
@@ -125,11 +126,11 @@ def scan_bwd_kernel(
     dvectors = load_tiles(dvectors_rows[:, None] + own, state_stride, mask, VECTORS, ACC)
     t = tl.where(d == 0, end - 1, T - end)
     state = load_state(
-        h_ptr, cells_ptr, state_ptr, t, offs_b < 0, offs_b, own, ahead_mask, p, B, state_stride, H, P, STATES,
+        h_ptr, cells_ptr, h0_ptr, state_ptr, t, offs_b < 0, offs_b, own, ahead_mask, p, B, state_stride, H, P, STATES,
     )  # fmt: skip
     state = unpack_state(state, STATES, ACC)
     ahead = load_step(
-        dout_ptr, dcells_ptr, h_ptr, cells_ptr, saved_ptr, state_ptr, resets_ptr, t, first, length, offs_b, own,
+        dout_ptr, dcells_ptr, h_ptr, cells_ptr, saved_ptr, h0_ptr, state_ptr, resets_ptr, t, first, length, offs_b, own,
         ahead_b, ahead_mask, d, p, T, B, state_stride,
         H, P, STATES, SAVED, HAS_DOUT, HAS_DCELLS, HAS_RESETS,
     )  # fmt: skip
@@ -143,8 +144,8 @@ def scan_bwd_kernel(
         t = tl.where(d == 0, step, T - 1 - step)
         dout, dcells, saved, state_prev, cut = unpack_step(ahead, STATES, SAVED, HAS_DOUT, HAS_DCELLS, mask, ACC)
         ahead = load_step(
-            dout_ptr, dcells_ptr, h_ptr, cells_ptr, saved_ptr, state_ptr, resets_ptr, t - 1 + 2 * d, first, length,
-            offs_b, own, only_if(step > begin, mask_b), only_if(step > begin, mask), d, p, T, B, state_stride,
+            dout_ptr, dcells_ptr, h_ptr, cells_ptr, saved_ptr, h0_ptr, state_ptr, resets_ptr, t - 1 + 2 * d, first,
+            length, offs_b, own, only_if(step > begin, mask_b), only_if(step > begin, mask), d, p, T, B, state_stride,
             H, P, STATES, SAVED, HAS_DOUT, HAS_DCELLS, HAS_RESETS,
         )  # fmt: skip
         arrivals = i * (1 + INNER) * tl.num_programs(0)

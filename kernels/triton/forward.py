@@ -48,7 +48,7 @@ def scan_fwd_kernel(
     x_ptr,  # (T, B, P, GATES, H)
     weight_ptr,  # (P, GATES, H, H); DIAGONAL: (P, GATES, H)
     bias_ptr,  # (P, GATES, H), or unused
-    state_ptr,  # (STATES, P, B, H): the initial state
+    h0_ptr,  # (P, B, H): the initial h
     lengths_ptr,  # (B,) int32, or unused
     resets_ptr,  # (T, B) int8: 1 where a sequence starts; or unused
     vectors_ptr,  # (P, VECTORS, H), or unused
@@ -158,7 +158,7 @@ def scan_fwd_kernel(
         else:
             starts = first == t
             # Rows that are not active are masked: where lengths differ, theirs may lie past the last slot.
-            initial = state_pointers(state_ptr, offs_b, p, B, H)
+            initial = state_pointers(h0_ptr, offs_b, p, B, H)
             rows = either_row(starts, initial, row_pointers(h_ptr, t_prev, offs_b, p, B, P, H), H)
             needed = mask_b & (t < length)
             if HAS_RESETS:

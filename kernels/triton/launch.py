@@ -181,7 +181,7 @@ def launch_fwd(
         "x_ptr": x,
         "weight_ptr": weight,
         "bias_ptr": x if bias is None else bias,
-        "state_ptr": _aligned(state),
+        "h0_ptr": _aligned(state[0].to(x.dtype)),
         "lengths_ptr": x if lengths is None else lengths,
         "resets_ptr": _flags(resets, x),
         "vectors_ptr": x if vectors is None else vectors,
@@ -226,6 +226,7 @@ def launch_bwd(
         "dout_ptr": output if dout is None else dout,
         "dcells_ptr": output if dcells is None else dcells,
         "weight_ptr": weight,
+        "h0_ptr": output if state.dtype == output.dtype else state[0].to(output.dtype),
         "state_ptr": _aligned(state),
         "lengths_ptr": output if lengths is None else lengths,
         "resets_ptr": _flags(resets, output),
@@ -285,16 +286,16 @@ def scan_fwd(
         torch.empty_like(state) if persistent else carry_in,
         exchange_buffer(config, T, B, P, H, like=x),
         inner_operand(counts, config, x),
-        x.new_empty((T, B, P, counts.states - 1, H)) if save or cells else None,
-        x.new_empty((T, B, P, counts.saved, H)) if save else None,
+        state.new_empty((T, B, P, counts.states - 1, H)) if save or cells else None,
+        state.new_empty((T, B, P, counts.saved, H)) if save else None,
         counters(config, B, P, x),
     )
     launch_fwd(inputs, buffers, counts, config, precision, spill_limit)
     return Results(
         buffers.output,
         buffers.carry_out.to(state.dtype),
-        x.new_empty(0) if buffers.cells is None else buffers.cells,
-        x.new_empty(0) if buffers.saved is None else buffers.saved,
+        state.new_empty(0) if buffers.cells is None else buffers.cells,
+        state.new_empty(0) if buffers.saved is None else buffers.saved,
     )
 
 

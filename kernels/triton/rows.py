@@ -77,13 +77,16 @@ def load_cut(resets_ptr, t, offs_b, mask_b, length, d, B):
 
 @triton.jit
 def load_state(
-    h_ptr, cells_ptr, state_ptr, t, starts, offs_b, own, mask, p, B, state_stride,
+    h_ptr, cells_ptr, h0_ptr, state_ptr, t, starts, offs_b, own, mask, p, B, state_stride,
     H: tl.constexpr, P: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
-    """This program's units of the state after time step t, or of the initial state in rows where `starts`; in its
-    dtype, for `unpack_state`."""
+    """This program's units of the state after time step t, or of the initial state in rows where `starts`; in their
+    dtypes, for `unpack_state`."""
     initial = state_pointers(state_ptr, offs_b, p, B, H)
-    h_rows = either_row(starts, initial, row_pointers(h_ptr, t, offs_b, p, B, P, H), H)
+    h_initial = initial
+    if h_ptr.dtype.element_ty.primitive_bitwidth < state_ptr.dtype.element_ty.primitive_bitwidth:
+        h_initial = state_pointers(h0_ptr, offs_b, p, B, H)
+    h_rows = either_row(starts, h_initial, row_pointers(h_ptr, t, offs_b, p, B, P, H), H)
     state = (tl.load(h_rows[:, None] + own, mask=mask, other=0.0),)
     cells = row_pointers(cells_ptr, t, offs_b, p, B, P, (STATES - 1) * H)
     for s in tl.static_range(1, STATES):
@@ -102,8 +105,8 @@ def unpack_state(state, STATES: tl.constexpr, ACC: tl.constexpr):
 
 @triton.jit
 def load_step(
-    dout_ptr, dcells_ptr, h_ptr, cells_ptr, saved_ptr, state_ptr, resets_ptr, t, first, length, offs_b, own, mask_b,
-    mask, d, p, T, B, state_stride,
+    dout_ptr, dcells_ptr, h_ptr, cells_ptr, saved_ptr, h0_ptr, state_ptr, resets_ptr, t, first, length, offs_b, own,
+    mask_b, mask, d, p, T, B, state_stride,
     H: tl.constexpr, P: tl.constexpr, STATES: tl.constexpr, SAVED: tl.constexpr, HAS_DOUT: tl.constexpr,
     HAS_DCELLS: tl.constexpr, HAS_RESETS: tl.constexpr,
 ):  # fmt: skip
@@ -122,7 +125,7 @@ def load_step(
     saved = load_packed(row_pointers(saved_ptr, t, offs_b, p, B, P, SAVED * H)[:, None] + own, H, mask, SAVED)
     # In the reverse direction a row that is not active yet has no slot before t = T - 1; any slot will do for it.
     state_prev = load_state(
-        h_ptr, cells_ptr, state_ptr, tl.minimum(t - 1 + 2 * d, T - 1), first == t, offs_b, own, mask, p, B,
+        h_ptr, cells_ptr, h0_ptr, state_ptr, tl.minimum(t - 1 + 2 * d, T - 1), first == t, offs_b, own, mask, p, B,
         state_stride, H, P, STATES,
     )  # fmt: skip
     cut = ()

@@ -58,7 +58,7 @@ def _tile(ptrs, stride, index: tl.constexpr):
 
 @triton.jit
 def join(tiles, COUNT: tl.constexpr):
-    """2, 3 or the first 4 of more tiles [M, N] as one [M, N, 2 or 4], in order; a fourth beside 3 is the third."""
+    """2, 3 or the first 4 tiles [M, N] as one [M, N, 2 or 4], in order; a fourth beside 3 is the third again."""
     if COUNT == 2:
         return tl.join(tiles[0], tiles[1])
     elif COUNT == 3:

@@ -90,18 +90,20 @@ def test_what_is_compiled_ahead_is_what_a_launch_looks_for(tmp_path: Path) -> No
 
 
 def test_a_launch_survives_its_line() -> None:
-    from fastrnn.kernels.triton import cells
+    from fastrnn.kernels.counts import COUNTS
+    from fastrnn.kernels.triton.cells import steps_of
 
+    step = steps_of(COUNTS["lstm"]).fwd
     constants = tuple(
         sorted(
             (name, ahead._encoded(value))
-            for name, value in {"H": 3, "FLAG": True, "NONE": None, "WORD": "tf32", "STEP": cells.lstm_fwd}.items()
+            for name, value in {"H": 3, "FLAG": True, "NONE": None, "WORD": "tf32", "STEP": step}.items()
         )
     )
     launch = ahead.Launch("scan_fwd_kernel", ("float16", "int8?", 3), constants, (9, 0))
     assert ahead.parse(launch.line()) == launch
     decoded = {name: ahead._decoded(value) for name, value in launch.constants}
-    assert decoded == {"H": 3, "FLAG": True, "NONE": None, "WORD": "tf32", "STEP": cells.lstm_fwd}
+    assert decoded == {"H": 3, "FLAG": True, "NONE": None, "WORD": "tf32", "STEP": step}
     assert ahead._decoded(ahead._encoded(triton.language.bfloat16)) == triton.language.bfloat16
 
 

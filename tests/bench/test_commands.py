@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -66,6 +67,9 @@ def test_the_command_is_one_there_is(page: str, command: str, capsys: pytest.Cap
             assert re.search(rf"^{variable} \?=", MAKEFILE, re.MULTILINE), variable
     elif words[:2] == ["python", "tests/compiled.py"]:
         assert compiled.named(" ".join(words[2:])).name
+    elif words[:2] == ["python", "-m"]:
+        assert importlib.util.find_spec(words[2]) is not None
+        assert len(words) == 3, "whose options nothing looks at"
     elif words[0] in ("python", "torchrun"):
         script = next(i for i, word in enumerate(words) if word.endswith(".py"))
         _takes_options(words[script], words[script + 1 :], capsys)

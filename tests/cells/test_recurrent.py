@@ -35,9 +35,12 @@ def check(layer: fastrnn.Recurrent, **masks: Any) -> None:
     assert worst_error(gradients(found, layer, x, hx), gradients(expected, layer, x, hx)) < FLOAT64_ERROR
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("stack", STACKS)
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    ("name", "stack", "mask"),
+    combinations(
+        EVERY, STACKS, MASKS, fast=lambda name, stack, mask: mask == "lengths and resets" or stack == "both ways"
+    ),
+)
 def test_in_torchs_operators(name: str, stack: str, mask: str) -> None:
     for backend in ("reference", "aten"):
         check(make(name, backend=backend, **STACKS[stack]), **MASKS[mask])
@@ -203,6 +206,32 @@ def test_narrow_dtypes(dtype: torch.dtype) -> None:
         assert output.dtype == dtype
         exact = layer.double()(x.double(), lengths=LENGTHS, **constants)[0]
         assert worst_error([output.double()], [exact]) < 20 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("backend", ["reference", "aten", "persistent"])
+def test_states_in_float32(backend: str) -> None:
+    """Of a cell that says so, in 16 bits: given back so, and taken; the gradient is no worse than h's rounding."""
+    if backend == "persistent":
+        pytest.importorskip("triton")
+    layer = fastrnn.SLSTM(INPUTS, H, heads=2, bidirectional=True, dtype=torch.bfloat16, backend=backend)
+    exact = fastrnn.SLSTM(INPUTS, H, heads=2, bidirectional=True, dtype=torch.float64, backend="reference")
+    exact.load_state_dict(layer.state_dict())
+    gradients = []
+    for of in (layer, exact):
+        dtype = of.weight_ih_l0.dtype
+        torch.manual_seed(1)
+        x = 3 * torch.randn(2 * T, B, INPUTS).to(torch.bfloat16).to(dtype)
+        output, (h, *others), cells = of(x.requires_grad_(), lengths=torch.tensor([8, 0, 5]), return_cells=True)
+        wide = torch.promote_types(dtype, torch.float32)
+        assert (output.dtype, h.dtype, {s.dtype for s in (*others, *cells)}) == (dtype, dtype, {wide})
+        again = of(x, (h, *others))[1]
+        assert again[1].dtype == wide
+        output.sin().sum().backward()
+        gradients.append([x.grad, *(p.grad for p in of.parameters())])
+    for ours, theirs in zip(*gradients, strict=True):
+        assert ours is not None
+        assert theirs is not None
+        assert (ours.double() - theirs).abs().max() < 0.03 * theirs.abs().max()
 
 
 def test_autocast() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastrnn.cells import CELLS
-from fastrnn.kernels.counts import COUNTS
+from fastrnn.cells import CATALOGUE
+from fastrnn.derive.operators import OPERATORS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -35,14 +35,8 @@ WITH_CODE = [page for page, text in PAGES.items() if _blocks(text)]
 
 
 @pytest.mark.parametrize("page", WITH_CODE)
-def test_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blocks of a page, one after another. From a file: Triton reads the source of its functions from one."""
-    if page == "inside/add-a-cell.md":
-        pytest.importorskip("triton")
-        from fastrnn.kernels.triton.cells import STEPS
-
-        for registry in (CELLS, COUNTS, STEPS):  # which the page adds to
-            monkeypatch.setitem(registry, "light", None)
+def test_python_runs(page: str, tmp_path: Path) -> None:
+    """The blocks of a page, one after another. From a file: what refuses a cell names a line of one."""
     lines: list[str] = []
     for first, code in _blocks(PAGES[page]):
         lines += [""] * (first - len(lines)) + code.splitlines()  # so that errors name the page's own lines
@@ -94,6 +88,34 @@ def test_public_names_are_in_the_reference() -> None:
 
     for name in fastrnn.__all__:
         assert re.search(rf"^::: fastrnn(\.\w+)+\.{name}$", PAGES["api.md"], re.MULTILINE), name
+
+
+def _rows(page: str, heading: str) -> list[list[str]]:
+    """The cells of each row of the first table under a heading."""
+    _, _, below = PAGES[page].partition(f"\n{heading}\n")
+    table = re.search(r"^\|.*\n\|[-|]+\|\n((?:\|.*\n)+)", below, re.MULTILINE)
+    assert table
+    return [[entry.strip() for entry in row.strip("|").split("|")] for row in table[1].splitlines()]
+
+
+def test_the_catalogue_is_the_code() -> None:
+    found = {}
+    for name, gates, states, besides, _ in _rows("guide/your-own-cell.md", "## The catalogue"):
+        named = tuple(re.findall(r"`(\w+)`", besides))
+        found[name.strip("`")] = (len(gates.split()), len(states.split()), named, int("inner gate" in besides))
+    expected = {
+        name: (cell.gates, cell.states, (*cell.vector_names, *cell.constant_names), cell.inner)
+        for name, cell in CATALOGUE.items()
+    }
+    assert found == expected
+    for name in CATALOGUE:
+        assert f"::: fastrnn.cells.catalogue.{name}\n" in PAGES["api.md"], name
+
+
+def test_operators_of_cells_are_the_codes() -> None:
+    rows = _rows("guide/your-own-cell.md", "## What a cell cannot be")
+    names = [name for _, names in rows for name in re.findall(r"`(\w+)`", names)]
+    assert sorted(names) == sorted({*OPERATORS} - {"number"})  # which nobody calls: a truth value as a number
 
 
 def test_pictures_are_well_formed() -> None:

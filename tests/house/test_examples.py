@@ -191,6 +191,27 @@ def test_recurrent_ppo_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "mean return" in capsys.readouterr().out
 
 
+def test_own_cell_is_what_it_is_asked_for() -> None:
+    """Its cell, with the right weights, is the sum itself; and it trains."""
+    own_cell = load_example("own_cell")
+    model = own_cell.Reader("fading", 1)
+    values, gaps, totals = own_cell.draw(12, 5, 1.0, torch.device("cpu"))
+    rate = torch.tensor(1 / own_cell.FADES_IN).expm1().log()  # softplus, inverted
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.rnn.bias_ih_l0[0], model.rnn.weight_ih_l0[1], model.head.weight[0, 0] = rate, 1.0, 1.0
+    torch.testing.assert_close(model(values, gaps), totals)
+    errors = own_cell.main(["--steps", "3", "--length", "6", "--rows", "4", "--hidden", "4"])
+    assert {name: len(found) for name, found in errors.items()} == {"fading": 2, "lstm": 2}
+
+
+@pytest.mark.slow
+def test_own_cell_learns() -> None:
+    errors = load_example("own_cell").main([])
+    assert errors["fading"][1] < 0.1 * errors["lstm"][1]
+
+
 @pytest.mark.slow
 def test_recurrent_ppo_learns() -> None:
     returns = load_example("recurrent_ppo").main([])

@@ -144,3 +144,17 @@ def test_no_shipped_launch_spills(cell: str, arch: str) -> None:
         if H * D <= 2112
     ]
     check(compile_all(cases), len(cases))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", [64, 128, 256, 512, 768, 1024])
+@pytest.mark.parametrize("cell", ["nas", "slstm"])
+def test_no_launch_of_a_wide_cell_spills(cell: str, hidden: int) -> None:
+    """Of more gates, states or saved tensors than the shipped ones have."""
+    cases = [
+        ("sm_90", cell, backward, dtype, hidden, B, 1, False, "persistent", None)
+        for B in (16, 64)
+        for dtype in ("bfloat16", "float32")
+        for backward in (False, True)
+    ]
+    check(compile_all(cases), len(cases))

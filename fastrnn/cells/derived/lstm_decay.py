@@ -3,6 +3,9 @@
 import torch
 
 
+lstm_decay_reach = ([True, True], [[False, False], [True, True]])
+
+
 def lstm_decay_forward(x, r, state, given, inner):
     a0 = r[0] if x is None else x[0] + r[0]
     a1 = r[1] if x is None else x[1] + r[1]

@@ -3,6 +3,9 @@
 import torch
 
 
+mgu_reach = ([True, True], [[True, True]])
+
+
 def mgu_forward(x, r, state, given, inner):
     a0 = r[0] if x is None else x[0] + r[0]
     v1 = torch.sigmoid(a0)

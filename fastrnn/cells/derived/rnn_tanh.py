@@ -3,6 +3,9 @@
 import torch
 
 
+rnn_tanh_reach = ([True], [[False]])
+
+
 def rnn_tanh_forward(x, r, state, given, inner):
     a0 = r[0] if x is None else x[0] + r[0]
     v1 = torch.tanh(a0)

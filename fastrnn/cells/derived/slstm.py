@@ -3,6 +3,9 @@
 import torch
 
 
+slstm_reach = ([True, True, True, True], [[False, False, False, False], [True, True, False, False], [True, False, True, False], [True, True, True, True]])
+
+
 def slstm_forward(x, r, state, given, inner):
     a0 = r[0] if x is None else x[0] + r[0]
     a1 = r[1] if x is None else x[1] + r[1]
