@@ -102,7 +102,7 @@ class Case:
             counts, size = COUNTS[self.cell], DTYPES[self.dtype].itemsize
             heads = {"heads": 1, "diagonal": True} if self.heads == self.H > 1 else {"heads": self.heads}
             sizes = (self.B, self.H // heads["heads"], self.D)
-            more = {"extra": counts.extra(backward), **heads}
+            more = {"extra": counts.extra(backward), "states": counts.states, **heads}
             shape = ScanShape(counts.gates, backward, size, *sizes, self.ieee, counts.inner, **more)
             exchange = None if self.exchange == "none" else self.exchange
             config = choose(shape, DEVICES[f"sm_{self.cc}"], self.schedule, exchange)
