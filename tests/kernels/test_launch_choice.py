@@ -272,5 +272,5 @@ def test_tensors_start_where_the_kernels_reckon_they_do(monkeypatch: pytest.Monk
     launch.scan_bwd(Upstream(None, state, None), kept, counts, config, "ieee")
     forward, backward = seen
     assert all(
-        tensor.data_ptr() % 16 == 0 for tensor in (forward["state_ptr"], backward["state_ptr"], backward["h_ptr"])
+        tensor.data_ptr() % 16 == 0 for tensor in (forward["h0_ptr"], backward["state_ptr"], backward["h_ptr"])
     )
