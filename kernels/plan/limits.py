@@ -19,7 +19,7 @@ class Facts(NamedTuple):
     """What a row of the table can speak of.
 
     Attributes:
-        gates, backward, element_bytes, ieee, inner, extra, left, out: of the scan, as in `ScanShape`.
+        gates, backward, element_bytes, ieee, inner, extra, states, left, out: of the scan, as in `ScanShape`.
         hopper: whether the GPU is of compute capability 9, which has warpgroup instructions.
         tier, exchange, warps: of the launch, as in `LaunchConfig`.
         split: whether the contraction is split over the warps.
@@ -33,6 +33,7 @@ class Facts(NamedTuple):
     ieee: bool
     inner: int
     extra: int
+    states: int
     left: int
     out: int
     hopper: bool
@@ -55,6 +56,7 @@ def facts(shape: ScanShape, config: LaunchConfig, device: Device) -> Facts:
         shape.ieee,
         shape.inner,
         shape.extra,
+        shape.states,
         shape.left,
         shape.out,
         device.capability[0] == 9,
@@ -138,9 +140,12 @@ LIMITS: tuple[Limit, ...] = (
     Limit(_UNROLLED, _of(tier="grid", backward=False, gates=_over(2), units=_over(8), width=_over(1536))),
     Limit(_UNROLLED, _of(tier="grid", backward=False, gates=_over(2), units=_over(8), warps=4, width=_over(768))),
     Limit(_UNROLLED, _of(tier="grid", backward=False, gates=_over(3), units=_over(8), warps=4, width=_over(512))),
-    Limit(_UNROLLED, _of(tier="grid", backward=False, gates=_over(4), warps=4, width=_over(768))),
+    Limit(_UNROLLED, _of(tier="grid", backward=False, gates=_over(4), warps=4, width=_over(512))),
     Limit(_UNROLLED, _of(tier="grid", backward=True, units=_over(8), warps=4, width=_over(1536))),
     Limit(_UNROLLED, _of(tier="grid", backward=True, extra=_over(0), width=_over(768))),
+    Limit(_UNROLLED, _of(tier="grid", backward=True, states=_over(2), width=_over(512))),
+    Limit(_UNROLLED, _of(tier="grid", backward=True, gates=_over(2), states=_over(1), units=_over(16),
+                         width=_over(768))),
     Limit(_UNROLLED, _of(tier="grid", units=_over(16), width=_over(1536))),
     Limit(_IN_FLIGHT, _of(tier="grid", element_bytes=4, backward=False, width=_over(1024))),
     Limit(_IN_FLIGHT, _of(tier="grid", element_bytes=4, backward=False, exchange="barrier", warps=4,

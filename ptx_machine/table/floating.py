@@ -69,8 +69,9 @@ def divide(code: Code, one: Instruction) -> Step:
 def fused(code: Code, one: Instruction) -> Step:
     """a b + c, rounded once."""
     *how, kind = one.modifiers
-    one.only("rn", kind)
-    if how != ["rn"] or kind not in ("f16", "f16x2", "bf16", "bf16x2", "f32", "f64"):
+    one.only("rn", "ftz", kind)
+    flushes = how == ["rn", "ftz"] and kind == "f32"  # as in libdevice's logarithm
+    if not flushes and (how != ["rn"] or kind not in ("f16", "f16x2", "bf16", "bf16x2", "f32", "f64")):
         one.refuse()
 
     def f(a: Array, b: Array, c: Array) -> Array:
@@ -81,6 +82,8 @@ def fused(code: Code, one: Instruction) -> Step:
             return (a.astype(np.float64) * b + c).astype(np.float16)
         return _fma64(a, b, c)
 
+    if flushes:
+        return code.alu(one, kind, [kind] * 3, lambda a, b, c: flushed(fma(flushed(a), flushed(b), flushed(c))))
     return code.alu(one, kind, [kind] * 3, of(kind, fma_to_odd if kind.startswith("bf16") else f))
 
 

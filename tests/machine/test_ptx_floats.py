@@ -273,6 +273,14 @@ def test_approximate(name: str, ftz: str) -> None:
         np.testing.assert_array_equal(constant, np.repeat(ours[:1], 32))
 
 
+def test_fma_flushes_what_is_subnormal() -> None:
+    operands, ours, _ = run("fma.rn.ftz.f32 %o, %a, %b, %c", "f32 f32 f32 f32")
+    plain = apply("fma.rn.f32 %o, %a, %b, %c", "f32 f32 f32 f32", [flushed(x) for x in operands])
+    np.testing.assert_array_equal(ours, flushed(plain))
+    low = np.full(32, 2.0**-130, np.float32)
+    assert not apply("fma.rn.ftz.f32 %o, %a, %b, %c", "f32 f32 f32 f32", [low, np.full_like(low, 64), low]).any()
+
+
 @pytest.mark.parametrize("ftz", ["div.rn.ftz.f32", "rcp.rn.ftz.f32", "sqrt.rn.ftz.f32"])
 def test_flushes_what_is_subnormal(ftz: str) -> None:
     count = 2 if "div" in ftz else 1

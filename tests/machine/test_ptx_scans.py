@@ -18,6 +18,8 @@ from compiled import Case, Worker
 
 pytest.importorskip("triton")
 
+from fastrnn.cells import CATALOGUE
+
 MODES = (
     ("solo", "persistent", "none"),
     ("solo", "stepwise", "none"),
@@ -115,6 +117,22 @@ HEADS = (
 )
 
 
+# Each cell of the catalogue, with its vectors and constants: all modes, both directions, masks.
+DERIVED = (
+    _at(GRID, cell="peephole_lstm", dtype="bfloat16", B=3, H=24, D=2, lengths=True, resets=True, weak=True),
+    _at(SOLO, cell="cifg", B=3, H=21, D=2, lengths=True, resets=True, order="warps", T=2),
+    _at(MODES[3], cell="mgu", dtype="bfloat16", B=3, H=24, resets=True, weak=True),
+    _at(MODES[4], cell="ligru", B=3, H=24, D=2, lengths=True),
+    _at(STEPWISE, cell="cfc", dtype="float32", B=3, H=19, D=2, lengths=True, resets=True),
+    _at(GRID, cell="janet", dtype="float32", B=3, H=24, resets=True, order="programs"),
+    Case(tier="diagonal", cell="indrnn", dtype="bfloat16", H=37, heads=37, D=2, lengths=True, resets=True),
+    _at(MODES[3], cell="slstm", dtype="float32", B=3, H=24, lengths=True, resets=True, weak=True),
+    _at(GRID, cell="slstm", dtype="bfloat16", T=2, B=3, H=24, D=2, resets=True),
+    _at(SOLO, cell="lstm_decay", dtype="bfloat16", B=3, H=24, D=2, lengths=True, resets=True),
+    _at(STREAMED, cell="nas", dtype="bfloat16", T=2, B=3, H=24, D=2, lengths=True, resets=True),
+)
+
+
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
     worker = Worker()
@@ -143,6 +161,15 @@ def test_heads(case: Case, worker: Worker) -> None:
     _check(case, worker)
 
 
+@pytest.mark.parametrize("case", DERIVED, ids=lambda case: case.name)
+def test_the_catalogue(case: Case, worker: Worker) -> None:
+    _check(case, worker)
+
+
+def test_the_catalogue_is_all_there() -> None:
+    assert {case.cell for case in DERIVED} == set(CATALOGUE)
+
+
 def test_every_value_is_tried() -> None:
     assert len(PAIRS) < 70
     assert {(case.cell, case.dtype, case.ieee) for case in PAIRS} == {(c, *p) for c in VALUES[0] for p in PRECISIONS}
@@ -161,6 +188,20 @@ def _all() -> Iterator[Case]:
         values = (cell, (dtype, ieee), mode, D, (masks, masks), sizes, ("grid", "programs")[n % 2], n % 3 == 0, 90)
         if _launched((*values[:6], "grid", False, 90)):
             yield _case(values)
+
+
+def _catalogue() -> Iterator[Case]:
+    """Every cell of the catalogue in every mode, dtypes, directions and masks in turn, some in weak memory."""
+    for n, (cell, mode) in enumerate(itertools.product(CATALOGUE, MODES)):
+        precision = PRECISIONS[:2][n % 2] if mode[0] == "warpgroups" else PRECISIONS[(n + n // 8) % 3]
+        masks, sizes = ((True, False), (False, True), (True, True))[n % 3], ((3, 5, 40), (4, 3, 37))[n % 2]
+        yield _case((cell, precision, mode, 1 + n // 8 % 2, masks, sizes, "grid", n % 3 == 0, 90))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", list(_catalogue()), ids=lambda case: case.name)
+def test_everything_of_the_catalogue(case: Case, worker: Worker) -> None:
+    _check(case, worker)
 
 
 @pytest.mark.slow
