@@ -60,8 +60,8 @@ class Job:
     def config(self) -> LaunchConfig | None:
         counts = counts_of(self.cell)
         sizes = (counts.gates, self.backward, ELEMENT_BYTES[self.dtype], self.B, self.H, self.directions)
-        tiles = {"inner": counts.inner, "extra": counts.extra(self.backward), "states": counts.states}
-        shape = ScanShape(*sizes, **tiles)
+        extra = counts.extra(self.backward)
+        shape = ScanShape(*sizes, inner=counts.inner, extra=extra, states=counts.states)
         return choose(shape, DEVICES[self.arch], self.schedule)
 
 

@@ -111,8 +111,10 @@ def scan_shape(
     the rest as `ScanShape` has it."""
     ieee = dtype == torch.float32 and not tf32_allowed()
     moved, sizes = cell.moved(backward, save), (batch, hidden, directions)
-    more = heads, diagonal, cell.extra(backward), cell.states
-    return ScanShape(cell.gates, backward, dtype.itemsize, *sizes, ieee, cell.inner, moved, *more)
+    return ScanShape(
+        cell.gates, backward, dtype.itemsize, *sizes, ieee, cell.inner, moved, heads, diagonal, cell.extra(backward),
+        cell.states,
+    )  # fmt: skip
 
 
 def passes(problem: Problem) -> list[ScanShape]:
