@@ -144,6 +144,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit(_UNROLLED, _of(tier="grid", backward=True, units=_over(8), warps=4, width=_over(1536))),
     Limit(_UNROLLED, _of(tier="grid", backward=True, extra=_over(0), width=_over(768))),
     Limit(_UNROLLED, _of(tier="grid", backward=True, states=_over(2), width=_over(512))),
+    Limit(_UNROLLED, _of(tier="grid", backward=True, states=_over(2), units=_over(8), width=_over(256))),
     Limit(_UNROLLED, _of(tier="grid", backward=True, gates=_over(2), states=_over(1), units=_over(16),
                          width=_over(768))),
     Limit(_UNROLLED, _of(tier="grid", units=_over(16), width=_over(1536))),
@@ -186,7 +187,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit("64 rows are for Hopper's warpgroup instructions: forward, in 16 bits, streamed",
           _of(tier=_SPREAD, split=False),
           unless=_of(hopper=True, element_bytes=2, backward=False, tier="streamed", exchange=_NO_BARRIER, units=16,
-                     chunk=256, gates=_to(4))),
+                     chunk=256, gates=_to(4), states=_to(2))),
 )  # fmt: skip
 
 # Of 255; the estimate runs further below what four warps need.
