@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastrnn.kernels.derived.table import TABLE
 
@@ -44,6 +45,15 @@ class Counts:
         """Tiles that are live in a step beyond those of an LSTM, to which the plan was fitted: states and saved tensors
         more than two above the gates, and backward each vector's gradient."""
         return max(0, self.states + self.saved - self.gates - 2) + (self.vectors if backward else 0)
+
+    def tiles(self, backward: bool) -> dict[str, Any]:
+        """What a plan has to know of the cell beside its gates: arguments of `plan.configs.ScanShape`."""
+        return {
+            "inner": self.inner,
+            "extra": self.extra(backward),
+            "states": self.states,
+            "constants": self.constants,
+        }
 
     def moved(self, backward: bool, save: bool) -> int:
         """Elements per row and unit that one step of a scan reads from memory, or writes there.

@@ -102,8 +102,7 @@ class Case:
             counts, size = COUNTS[self.cell], DTYPES[self.dtype].itemsize
             heads = {"heads": 1, "diagonal": True} if self.heads == self.H > 1 else {"heads": self.heads}
             sizes = (self.B, self.H // heads["heads"], self.D)
-            more = {"extra": counts.extra(backward), "states": counts.states, **heads}
-            shape = ScanShape(counts.gates, backward, size, *sizes, self.ieee, counts.inner, **more)
+            shape = ScanShape(counts.gates, backward, size, *sizes, self.ieee, **counts.tiles(backward), **heads)
             exchange = None if self.exchange == "none" else self.exchange
             config = choose(shape, DEVICES[f"sm_{self.cc}"], self.schedule, exchange)
             assert config is not None, self.name

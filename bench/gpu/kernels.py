@@ -60,9 +60,7 @@ class Job:
     def config(self) -> LaunchConfig | None:
         counts = counts_of(self.cell)
         sizes = (counts.gates, self.backward, ELEMENT_BYTES[self.dtype], self.B, self.H, self.directions)
-        extra = counts.extra(self.backward)
-        shape = ScanShape(*sizes, inner=counts.inner, extra=extra, states=counts.states)
-        return choose(shape, DEVICES[self.arch], self.schedule)
+        return choose(ScanShape(*sizes, **counts.tiles(self.backward)), DEVICES[self.arch], self.schedule)
 
 
 def jobs(

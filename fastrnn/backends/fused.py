@@ -111,10 +111,8 @@ def scan_shape(
     the rest as `ScanShape` has it."""
     ieee = dtype == torch.float32 and not tf32_allowed()
     moved, sizes = cell.moved(backward, save), (batch, hidden, directions)
-    return ScanShape(
-        cell.gates, backward, dtype.itemsize, *sizes, ieee, cell.inner, moved, heads, diagonal, cell.extra(backward),
-        cell.states,
-    )  # fmt: skip
+    more = {"moved": moved, "heads": heads, "diagonal": diagonal, **cell.tiles(backward)}
+    return ScanShape(cell.gates, backward, dtype.itemsize, *sizes, ieee, **more)
 
 
 def passes(problem: Problem) -> list[ScanShape]:

@@ -60,7 +60,7 @@ class ScanShape:
         heads: how many independent blocks R has in each direction.
         diagonal: whether they are of one unit each, and for that no blocks to anybody: `heads` is 1, `hidden` is all.
         extra: tiles that are live besides those that the gates let expect (counts.py).
-        states: how many tensors go from step to step; for the limits alone.
+        states, constants: of the cell (counts.py); for the limits alone.
     """
 
     gates: int
@@ -76,6 +76,7 @@ class ScanShape:
     diagonal: bool = False
     extra: int = 0
     states: int = 1
+    constants: int = 0
 
     @property
     def groups(self) -> int:

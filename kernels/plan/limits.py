@@ -19,7 +19,7 @@ class Facts(NamedTuple):
     """What a row of the table can speak of.
 
     Attributes:
-        gates, backward, element_bytes, ieee, inner, extra, states, left, out: of the scan, as in `ScanShape`.
+        gates, backward, element_bytes, ieee, inner, extra, states, constants, left, out: as in `ScanShape`.
         hopper: whether the GPU is of compute capability 9, which has warpgroup instructions.
         tier, exchange, warps: of the launch, as in `LaunchConfig`.
         split: whether the contraction is split over the warps.
@@ -34,6 +34,7 @@ class Facts(NamedTuple):
     inner: int
     extra: int
     states: int
+    constants: int
     left: int
     out: int
     hopper: bool
@@ -57,6 +58,7 @@ def facts(shape: ScanShape, config: LaunchConfig, device: Device) -> Facts:
         shape.inner,
         shape.extra,
         shape.states,
+        shape.constants,
         shape.left,
         shape.out,
         device.capability[0] == 9,
@@ -144,9 +146,8 @@ LIMITS: tuple[Limit, ...] = (
     Limit(_UNROLLED, _of(tier="grid", backward=True, units=_over(8), warps=4, width=_over(1536))),
     Limit(_UNROLLED, _of(tier="grid", backward=True, extra=_over(0), width=_over(768))),
     Limit(_UNROLLED, _of(tier="grid", backward=True, states=_over(2), width=_over(512))),
-    Limit(_UNROLLED, _of(tier="grid", backward=True, states=_over(2), units=_over(8), width=_over(256))),
     Limit(_UNROLLED, _of(tier="grid", backward=True, gates=_over(2), states=_over(1), units=_over(16),
-                         width=_over(768))),
+                         width=_over(512))),
     Limit(_UNROLLED, _of(tier="grid", units=_over(16), width=_over(1536))),
     Limit(_IN_FLIGHT, _of(tier="grid", element_bytes=4, backward=False, width=_over(1024))),
     Limit(_IN_FLIGHT, _of(tier="grid", element_bytes=4, backward=False, exchange="barrier", warps=4,
@@ -180,6 +181,10 @@ LIMITS: tuple[Limit, ...] = (
           _of(tier="streamed", backward=False, gates=_over(4), warps=4)),
     Limit("a GRU's second set of gradients spills beside 32 units (Triton 3.7)",
           _of(tier="streamed", backward=True, gates=3, inner=0, exchange="barrier", units=_over(16), warps=4)),
+    Limit("more states than two leave room for 8 units", _of(tier=_SPREAD, backward=True, states=_over(2),
+                                                             units=_over(8))),
+    Limit("a number of each row spills beside 32 units (Triton 3.9)",
+          _of(split=True, backward=True, constants=_over(0), units=_over(16))),
     Limit("an accumulator for each of several gates, of 32 units each, is more than there is room for",
           _of(split=True, out=_over(1), units=_over(16)), unless=_SMALLEST),
     # 64 rows: unrolled over resident weights they spill (Triton 3.8 and 3.9 from H = 512 on), with the barrier any do,

@@ -34,6 +34,7 @@ SHAPES = st.builds(
     heads=st.sampled_from([1, 3]),
     extra=st.sampled_from([0, 2, 5]),
     states=st.sampled_from([1, 2, 4]),
+    constants=st.sampled_from([0, 1]),
 )
 SMALL_GPU = Device("a small GPU", (8, 6), sms=16, shared_bytes=shared_bytes((8, 6)))
 GPUS = [*DEVICES.values(), SMALL_GPU]
@@ -132,7 +133,7 @@ def test_every_limit_forbids_something_and_says_why() -> None:
     assert all(limit.reason for limit in unseen)
     for gates, inner, extra, states in ((8, 0, 1, 2), (4, 0, 0, 2), (3, 0, 0, 2), (3, 1, 0, 1), (4, 0, 2, 4)):
         for sizes in itertools.product((False, True), (4, 2), (256,), (2048, 1024, 512, 64), (1,), (False, True)):
-            shape = ScanShape(gates, *sizes, inner=inner, extra=extra, states=states)
+            shape = ScanShape(gates, *sizes, inner=inner, extra=extra, states=states, constants=1)
             for device in (DEVICES["sm_90"], DEVICES["sm_80"]):
                 for config in choice.every(shape, device, "persistent"):
                     launch = limits.facts(shape, config, device)

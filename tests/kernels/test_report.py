@@ -29,7 +29,7 @@ PROGRAM = """
     for arch, cell, backward, dtype, H, B, D, options, schedule, exchange, *more in json.loads(sys.argv[1]):
         device, counts, of = DEVICES[arch], COUNTS[cell], more[0] if more else {}
         sizes = counts.gates, backward, 4 if dtype == "float32" else 2, B, H, D
-        shape = ScanShape(*sizes, inner=counts.inner, extra=counts.extra(backward), states=counts.states, **of)
+        shape = ScanShape(*sizes, **counts.tiles(backward), **of)
         config = choose(shape, device, schedule, exchange)
         kept = dict.fromkeys(("lengths", "resets", "dcells"), options) | {"heads": shape.heads}
         report = compile_scan(counts, backward, dtype, H, D, config, device.capability, **kept)
