@@ -21,6 +21,8 @@ from support import compiling_environment
 pytest.importorskip("triton")
 
 from fastrnn.bench.gpu.kernels import Job
+from fastrnn.bench.rows.cells import BUILTIN
+from fastrnn.kernels.counts import COUNTS
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ("3.6.0", "3.7.1", "3.8.0", "3.9.0")  # that of the oldest torch, of those between, of the newest
@@ -34,6 +36,13 @@ SAMPLE = [
     ("gru", True, "float32", 512, 16),
     ("gru_textbook", False, "bfloat16", 512, 16),
     ("rnn_tanh", True, "bfloat16", 2048, 64),
+]
+# Of the catalogue: the most gates, the most states, vectors, constants.
+CATALOGUE_SAMPLE = [
+    ("nas", False, "bfloat16", 512, 16),
+    ("slstm", True, "bfloat16", 512, 16),
+    ("peephole_lstm", True, "bfloat16", 1024, 64),
+    ("cfc", True, "bfloat16", 256, 16),
 ]
 PROGRAM = """
     import json, sys
@@ -55,6 +64,12 @@ def _rows(version: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in table.read_text().splitlines()]
 
 
+def _catalogue_rows(version: str) -> list[dict[str, Any]]:
+    """Of the catalogue's cells; not every version has such a table."""
+    table = ROOT / "bench" / "compiled" / f"cells-sm_90-triton-{version}.jsonl"
+    return [json.loads(line) for line in table.read_text().splitlines()] if table.exists() else []
+
+
 def _find(rows: list[dict[str, Any]], cell: str, backward: bool, dtype: str, H: int, B: int) -> dict[str, Any]:
     wanted = {"cell": cell, "backward": backward, "dtype": dtype, "H": H, "B": B, "directions": 1}
     (row,) = (row for row in rows if all(row[name] == value for name, value in wanted.items()))
@@ -67,11 +82,18 @@ def test_no_row_spills_or_asks_for_more_than_there_is(version: str) -> None:
     assert len(rows) >= 200
     assert {row["triton"] for row in rows} == {version}
     assert {row["status"] for row in rows} == {"ok"}
+    of_catalogue = _catalogue_rows(version)
+    assert {row["triton"] for row in of_catalogue} <= {version}
+    assert {row["status"] for row in of_catalogue} <= {"ok"}
+
+
+def test_the_catalogue_is_compiled_ahead() -> None:
+    assert {row["cell"] for row in _catalogue_rows("3.7.1")} == set(COUNTS) - set(BUILTIN)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_tables_are_of_the_launches_that_are_chosen(version: str) -> None:
-    for row in _rows(version):
+    for row in _rows(version) + _catalogue_rows(version):
         job = Job(row["arch"], row["cell"], row["backward"], row["dtype"], row["H"], row["B"], row["directions"])
         config = job.config()
         assert {name: row[name] for name in CONFIG} == {name: getattr(config, name) for name in CONFIG}, job
@@ -81,13 +103,15 @@ def test_a_sample_compiles_to_what_the_table_says() -> None:
     version = importlib.metadata.version("triton")
     if version not in VERSIONS:
         pytest.skip(f"there is no table of Triton {version}")
-    rows = _rows(version)
+    rows, sample = _rows(version), list(SAMPLE)
+    if of_catalogue := _catalogue_rows(version):
+        rows, sample = rows + of_catalogue, sample + CATALOGUE_SAMPLE
     result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(PROGRAM), json.dumps(SAMPLE)],
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), json.dumps(sample)],
         capture_output=True, text=True, env=compiling_environment(), cwd=ROOT,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
-    for case, line in zip(SAMPLE, result.stdout.splitlines(), strict=True):
+    for case, line in zip(sample, result.stdout.splitlines(), strict=True):
         now, then = json.loads(line), _find(rows, *case)
         assert {name: now[name] for name in CONFIG} == {name: then[name] for name in CONFIG}, case
         assert {name: now[name] for name in FIGURES} == {name: then[name] for name in FIGURES}, case
