@@ -87,8 +87,12 @@ def _scan_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     cell = named(name)
     dx, dr, dstate, dvectors = BY_NAME[backend].scan_backward(upstream, kept, cell)
     # An operator's outputs may not be one tensor: where dr is dx, it comes back empty.
-    nothing = dr.new_empty(0)
-    return dx, dr if cell.splits_bias else nothing, dstate, nothing if dvectors is None else dvectors
+    return (
+        dx,
+        dr if cell.splits_bias else dr.new_empty(0),
+        dstate,
+        dr.new_empty(0) if dvectors is None else dvectors,
+    )
 
 
 def _scan_layer_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

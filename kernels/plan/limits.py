@@ -177,6 +177,8 @@ LIMITS: tuple[Limit, ...] = (
     Limit(_OTHER_GPUS, _of(tier="streamed", split=True, hopper=False, inner=_over(0), exchange="barrier")),
     Limit("two contractions a step of 32 units each spill", _of(split=True, inner=_over(0), units=_over(16)),
           unless=_EASED),
+    Limit("of more than four gates, an accumulator each beside streamed weights is too much for four warps",
+          _of(tier="streamed", backward=False, gates=_over(4), warps=4)),
     Limit("a GRU's second set of gradients spills beside 32 units (Triton 3.7)",
           _of(tier="streamed", backward=True, gates=3, inner=0, exchange="barrier", units=_over(16), warps=4)),
     Limit("more states than two leave room for 8 units", _of(tier=_SPREAD, backward=True, states=_over(2),

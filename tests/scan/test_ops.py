@@ -74,13 +74,20 @@ _CHEAP = ("test_schema", "test_autograd_registration", "test_faketensor")
 @pytest.mark.parametrize("cell", ["lstm", "gru_textbook"])
 def test_opcheck_of_heads(cell: str, heads: int, K: int) -> None:
     arguments = _scan_arguments(cell, True, "aten", heads, K)
-    torch.library.opcheck(torch.ops.fastrnn.scan_layer.default, (*arguments, True, heads), test_utils=_CHEAP)
+    torch.library.opcheck(
+        torch.ops.fastrnn.scan_layer.default, (*arguments, True, None, None, heads), test_utils=_CHEAP
+    )
     given = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
-    output, final, cells, saved = torch.ops.fastrnn.scan(*given, heads)
+    output, h, c, cells, saved = torch.ops.fastrnn.scan_layer(*given, False, None, None, heads)
+    T, (P, B, H) = len(output), h.shape
+    output, final = output.view(T, B, P, H), torch.stack((h, c) if c.numel() else (h,))
+    cells = cells.view(T, B, P, len(final) - 1, H)
     kept = (given[1], *given[3:6], output, cells, saved)
     upstream = (output.cos(), final.cos(), cells.cos())
     torch.library.opcheck(
-        torch.ops.fastrnn.scan_backward.default, (*upstream, *kept, cell, "aten", heads), test_utils=_CHEAP
+        torch.ops.fastrnn.scan_backward.default,
+        (*upstream, *kept, cell, "aten", None, None, heads),
+        test_utils=_CHEAP,
     )
 
 
