@@ -6,6 +6,7 @@ What a step cannot be is refused here, by name and line: see `refusals.py`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,7 @@ class Joint:
     dvectors: tuple[Value, ...]
 
 
+@functools.cache
 def _decompositions() -> dict[Any, Callable[..., Any]]:
     return {
         **torch._decomp.core_aten_decompositions(),
@@ -116,7 +118,9 @@ def _joint(
         return (*results, *pull(flat[-len(results) :]))
 
     examples = [torch.rand(_ROWS, dtype=torch.float64) + 0.5 for _ in places]
-    graph = make_fx(torch.func.functionalize(joint), decomposition_table=_decompositions())(*examples)
+    # On fake tensors, of which a recorded node costs a fraction of what it does on real ones.
+    traced = make_fx(torch.func.functionalize(joint), decomposition_table=_decompositions(), tracing_mode="fake")
+    graph = traced(*examples)
     graph.graph.eliminate_dead_code()
     values = _translated(graph, builder, places, watched)
     states, rest = values[: of.states], values[of.states :]
