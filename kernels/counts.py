@@ -24,6 +24,7 @@ class Counts:
         vectors: trained vectors, one number a unit, that a step takes besides.
         constants: numbers of each row and step that it takes besides.
         initial: the states' values where a sequence starts; empty for zeros.
+        rests: whether a unit of zeros stays one, forward and backward: then lanes past H need no mask.
         float32_states: whether the states other than h, and what is saved, are kept in float32 where a layer's dtype
             has 16 bits.
         source: the Triton source of its steps; empty where `kernels/derived/` has them.
@@ -38,6 +39,7 @@ class Counts:
     vectors: int = 0
     constants: int = 0
     initial: tuple[float, ...] = ()
+    rests: bool = False
     float32_states: bool = False
     source: str = field(default="", compare=False, repr=False)
 

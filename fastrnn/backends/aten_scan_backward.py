@@ -15,35 +15,23 @@ from torch import Tensor
 
 from fastrnn.backends import products
 from fastrnn.backends.aten_scan import BLOCK_ELEMENTS, Plan, begun, computed, given, plans, zero_past, zeroed
-from fastrnn.cells import Cell, State
+from fastrnn.cells import Cell, Coefficients, State
 from fastrnn.kernels.tensors import Gradients, Kept, Upstream
 
 
 class _Linear(NamedTuple):
-    """A cell's backward step as what it is, linear in each of the U gradients that come to it: the coefficients of some
-    steps.
+    """The coefficients of some steps: `Cell.coefficients`, by gradient that comes, as the steps take them.
 
     Attributes:
-        dx, dr: of the gates' gradients, `(steps, n, GATES, H)` for each gradient, None where they are zero.
-        dstate: of each previous state's gradient, by that state and by gradient: `(steps, n, H)`, or None where zero.
-        dvectors: of the vectors', `(steps, n, VECTORS, H)` for each gradient.
+        dx, dr: of all gates' gradients, `(steps, n, GATES, H)`, None where none of them is reached.
+        dstate: of each previous state's gradient, by that state and by gradient: `(steps, n, H)`, or None.
+        dvectors: of each vector's, likewise.
     """
 
     dx: list[Tensor | None]
     dr: list[Tensor | None]
     dstate: list[list[Tensor | None]]
-    dvectors: list[Tensor]
-
-
-def _partials(
-    cell: Cell, saved: State, previous: State, now: State, besides: State
-) -> tuple[State, State, State, State]:
-    """What `step_backward` gives, along a new leading axis, for each gradient that comes to it as one and the others as
-    zero: those of the states, and what the inner gate's product gives back."""
-    U = cell.states + cell.inner
-    ones = torch.eye(U, dtype=now[0].dtype, device=now[0].device).view(U, U, *(1,) * now[0].dim()).unbind(1)
-    own = ones[: cell.states]
-    return cell.step_backward(own, (None,) * cell.saved, saved, previous, now, besides, lambda v: ones[-1])
+    dvectors: list[list[Tensor | None]]
 
 
 def _linear(
@@ -54,29 +42,32 @@ def _linear(
     Those give nothing; but if `hand_on`, a gradient that comes to their state goes on as it is, and what the gates get
     is left to be masked.
     """
-    dx, dr, dstate, dvectors = _partials(cell, saved, previous, now, besides)
-    to_gates, to_states = cell.reach
-    shape = (len(to_gates), *now[0].shape)
+    dx, dr, dstate, dvectors = cell.coefficients(saved, previous, now, besides)
+    like = now[0]
+    nothing = like.new_zeros(()).expand(like.shape)
 
-    def joined(d: State) -> list[Tensor | None]:
-        coefficients = torch.stack([g.expand(shape) for g in d], -2)
-        if absent is not None and not hand_on:
-            coefficients.masked_fill_(absent.unsqueeze(2), 0)
-        return [c if there else None for c, there in zip(coefficients.unbind(0), to_gates, strict=True)]
+    def joined(gates: Coefficients) -> list[Tensor | None]:
+        found: list[Tensor | None] = []
+        for of_one in zip(*gates, strict=True):
+            if all(c is None for c in of_one):
+                found.append(None)
+                continue
+            found.append(torch.stack([nothing if c is None else c.expand(like.shape) for c in of_one], -2))
+            if absent is not None and not hand_on:
+                found[-1].masked_fill_(absent.unsqueeze(2), 0)  # type: ignore[union-attr]  # just made
+        return found
 
     handed_on: list[list[Tensor | None]] = []
-    for s, depends in enumerate(to_states):
-        row: list[Tensor | None] = []
-        for u, (c, there) in enumerate(zip(dstate[s].expand(shape).unbind(0), depends, strict=True)):
-            same = hand_on and absent is not None and s == u
-            own = c if there or same else None
-            row.append(own if own is None or absent is None else own.masked_fill(absent, 1 if same else 0))
-        handed_on.append(row)
-    of_vectors: list[Tensor] = []
-    if dvectors:
-        found = torch.stack([g.expand(shape) for g in dvectors], -2)
-        of_vectors = list((found if absent is None else found.masked_fill_(absent.unsqueeze(-2), 0)).unbind(0))
-    return _Linear(joined(dx) if cell.splits_bias else [None] * len(to_gates), joined(dr), handed_on, of_vectors)
+    for s, row in enumerate(dstate):
+        own: list[Tensor | None] = []
+        for u, c in enumerate(row):
+            same = hand_on and s == u
+            if absent is not None and (same or c is not None):
+                c = (nothing if c is None else c).masked_fill(absent, 1 if same else 0)
+            own.append(c)
+        handed_on.append(own)
+    of_vectors = [[c if c is None or absent is None else c.masked_fill(absent, 0) for c in row] for row in dvectors]
+    return _Linear(joined(dx) if cell.splits_bias else [None] * len(dr[0]), joined(dr), handed_on, of_vectors)
 
 
 class _Direction(NamedTuple):
@@ -265,8 +256,10 @@ def _backward(cell: Cell, plan: Plan, of: _Direction, start: int, stop: int, car
                 part = tuple(tuple(None if c is None else c[own] for c in row) for row in coefficients)
                 _hand_on(_rows(places, own), _rows(upstream, own), part, rows[own], of.back)
     come_to = (*gradients, *([] if throughs is None else [throughs]))
-    for g, c in zip(come_to, linear.dvectors, strict=False):
-        of.dvectors.add_((g * c).sum((0, 1)))
+    for v, row in enumerate(linear.dvectors):
+        for g, c in zip(come_to, row, strict=True):
+            if c is not None:
+                of.dvectors.select(-2, v).add_((g.squeeze(-2) * c).sum((0, 1)))
     if cell.splits_bias:
         _accumulate(of.dx[here], come_to, tuple(linear.dx), False)
         if absent is not None and hand_on:

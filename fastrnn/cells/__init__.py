@@ -16,11 +16,11 @@ from fastrnn.cells.catalogue import (
     peephole_lstm,
     slstm,
 )
-from fastrnn.cells.cell import Cell, Inner, State, Upstream
+from fastrnn.cells.cell import Cell, Coefficients, Inner, State, Upstream
 from fastrnn.cells.registry import named, register
 
 __all__ = [
-    "BY_MODE", "CATALOGUE", "CELLS", "Cell", "Inner", "State", "Upstream", "cfc", "cifg", "gru", "gru_textbook",
-    "indrnn", "janet", "ligru", "lstm", "lstm_decay", "mgu", "named", "nas", "peephole_lstm", "register", "rnn_relu",
-    "rnn_tanh", "slstm",
+    "BY_MODE", "CATALOGUE", "CELLS", "Cell", "Coefficients", "Inner", "State", "Upstream", "cfc", "cifg", "gru",
+    "gru_textbook", "indrnn", "janet", "ligru", "lstm", "lstm_decay", "mgu", "named", "nas", "peephole_lstm",
+    "register", "rnn_relu", "rnn_tanh", "slstm",
 ]  # fmt: skip

@@ -42,6 +42,7 @@ def committed(
             states=states,
             saved=derived.get("saved", 0),
             splits_bias=derived.get("splits_bias", False),
+            rests=derived.get("rests", False),
             inner=inner,
             vectors=len(vectors),
             constants=len(constants),

@@ -20,6 +20,7 @@ from fastrnn.kernels.counts import Counts
 State = tuple[Tensor, ...]
 Upstream = tuple[Tensor | None, ...]
 Inner = Callable[[Tensor], Tensor]
+Coefficients = tuple[tuple[Tensor | None, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,18 @@ class Cell(Counts):
         result: Tensor = self._functions["operand"](saved, state_prev, state, given)
         return result
 
-    @property
-    def reach(self) -> tuple[list[bool], list[list[bool]]]:
-        """Whether each gradient that comes to a step, those of the states and then `inner`'s, reaches a gate; and,
-        state by state, whether it reaches that before the step."""
-        found: Any = self._functions["reach"]
-        return found  # type: ignore[no-any-return]  # data among functions
+    def coefficients(
+        self, saved: State, state_prev: State, state: State, given: State
+    ) -> tuple[Coefficients, Coefficients, Coefficients, Coefficients]:
+        """What `step_backward` multiplies by, since it is linear in what comes to it: the gradients of the states, and
+        what `inner` gives.
+
+        Returns:
+            For each of what `step_backward` returns, for each tensor of it, that of each gradient that comes, or None
+            where that does not reach it.
+        """
+        result: Any = self._functions["coefficients"](saved, state_prev, state, given)
+        return result  # type: ignore[no-any-return]  # what the derived source returns
 
     @property
     def signature(self) -> Signature:

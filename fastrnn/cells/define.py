@@ -137,6 +137,7 @@ def _derived(cell: Cell) -> Cell:
         name=name,
         saved=plain.saved,
         splits_bias=plain.splits_bias,
+        rests=plain.rests,
         source=_renamed(plain.triton, name),
         text=_renamed(plain.torch, name),
     )

@@ -49,7 +49,7 @@ def files() -> dict[str, str]:
         imports = _TORCH + "\n" if "torch." in derived.torch else "\n\n"
         found[f"fastrnn/cells/derived/{cell.name}.py"] = header + imports + derived.torch
         row = {"gates": cell.gates, "states": cell.states, "saved": derived.saved, "splits_bias": derived.splits_bias}
-        row |= {"inner": cell.inner}
+        row |= {"inner": cell.inner, "rests": derived.rests}
         row |= {
             name: getattr(cell, name)
             for name in ("vectors", "constants", "initial", "float32_states")

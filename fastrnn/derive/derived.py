@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastrnn.derive.expressions import Expression
+from fastrnn.derive.rest import stays_at_zero
 from fastrnn.derive.saving import choose_saved, computable, needed
 from fastrnn.derive.signature import Signature
 from fastrnn.derive.source import Sources, is_additive
@@ -18,11 +19,13 @@ class Derived(NamedTuple):
     Attributes:
         saved: how many tensors a step saves for backward.
         splits_bias: whether some gate's two parts do more than add.
+        rests: whether a unit of zeros stays one.
         triton, torch: the source of its functions, without imports: as `source.Sources` says.
     """
 
     saved: int
     splits_bias: bool
+    rests: bool
     triton: str
     torch: str
 
@@ -39,4 +42,10 @@ def derive(step: Callable[..., Any], of: Signature, name: str) -> Derived:
     had = {*saved, *(s for s in joint.state if isinstance(s, Expression))}
     sources = Sources(joint, saved, of, additive)
     closed = computable(needed(again), had)
-    return Derived(len(saved), not additive, sources.triton(name), sources.torch(name, again if closed else None))
+    return Derived(
+        len(saved),
+        not additive,
+        stays_at_zero(joint, of),
+        sources.triton(name),
+        sources.torch(name, again if closed else None),
+    )

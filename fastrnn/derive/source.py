@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from fastrnn.derive.expressions import Expression, Value, in_order
+from fastrnn.derive.linear import coefficients
 from fastrnn.derive.operators import OPERATORS
 from fastrnn.derive.signature import Signature
 from fastrnn.derive.tracing import Joint
@@ -170,10 +171,10 @@ class Sources:
         return "\n\n".join(functions)
 
     def torch(self, name: str, again: Joint | None) -> str:
-        """`{name}_forward`, `_backward` and `_reach` (`Cell.reach`); for an inner gate `_operand`; and, if there is a
-        gradient `again` of what is saved, `_backward_with_saved`."""
-        functions = [f"{name}_reach = {self._reach()}\n", self._torch_forward(name)]
-        functions.append(self._torch_backward(f"{name}_backward", self.joint, False))
+        """`{name}_forward`, `_backward` and `_coefficients`; for an inner gate `_operand`; and, if there is a gradient
+        `again` of what is saved, `_backward_with_saved`."""
+        functions = [self._torch_forward(name), self._torch_backward(f"{name}_backward", self.joint, False)]
+        functions.append(self._torch_coefficients(name))
         if again is not None:
             functions.append(self._torch_backward(f"{name}_backward_with_saved", again, True))
         if self.joint.operand is not None:
@@ -181,15 +182,6 @@ class Sources:
             (operand,) = body.add([self.joint.operand])
             functions.append(body.function(f"def {name}_operand(saved, state_prev, state, given):", operand))
         return "\n\n".join(functions)
-
-    def _reach(self) -> tuple[list[bool], list[list[bool]]]:
-        """Whether each gradient that comes to a step reaches a gate, and, by state, whether it reaches that."""
-        joint, of = self.joint, self.of
-        come = [joint.builder.input("dstate", s) for s in range(of.states)]
-        come += [joint.builder.input("through", i) for i in range(of.inner)]
-        gates = {*in_order((*joint.dx, *joint.dr))}
-        states = [{*in_order([d])} for d in joint.dstate]
-        return [u in gates for u in come], [[u in reached for u in come] for reached in states]
 
     def _torch_forward(self, name: str) -> str:
         joint, of = self.joint, self.of
@@ -219,3 +211,15 @@ class Sources:
         results = ", ".join(_tuple(body.add(g)) for g in (joint.dx, joint.dr, joint.dstate, joint.dvectors))
         arguments = "dstate, dsaved, saved, state_prev, state, given, inner"
         return body.function(f"def {name}({arguments}):", results)
+
+    def _torch_coefficients(self, name: str) -> str:
+        joint, of = self.joint, self.of
+        come = [joint.builder.input("dstate", s) for s in range(of.states)]
+        come += [joint.builder.input("through", i) for i in range(of.inner)]
+        body, results = _Body("torch", self._backward_names(), "state[0]"), []
+        for gradients in (joint.dx, joint.dr, joint.dstate, joint.dvectors):
+            rows = []
+            for row in coefficients(joint.builder, gradients, come):
+                rows.append(_tuple(["None" if c == 0 else body.add([c])[0] for c in row]))
+            results.append(_tuple(rows) if rows else "()")
+        return body.function(f"def {name}_coefficients(saved, state_prev, state, given):", ", ".join(results))

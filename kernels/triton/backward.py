@@ -74,6 +74,7 @@ def scan_bwd_kernel(
     STATES: tl.constexpr,
     SAVED: tl.constexpr,
     INNER: tl.constexpr,
+    RESTS: tl.constexpr,
     VECTORS: tl.constexpr,
     CONSTANTS: tl.constexpr,
     HAS_DOUT: tl.constexpr,
@@ -167,7 +168,7 @@ def scan_bwd_kernel(
             if SOLO:
                 left = ()
                 for g in tl.static_range(OUTER):
-                    left = left + (within(dr[g], mask_h, H).to(weight_ptr.dtype.element_ty),)
+                    left = left + (within(dr[g], mask_h, H, RESTS).to(weight_ptr.dtype.element_ty),)
                 dh = multiply(
                     left, weights[:OUTER], zeros([BLOCK_B, BLOCK_H], 1, ACC), OUTER, OUTER, 1, PRECISION, OPERAND,
                     DIAGONAL,
@@ -201,7 +202,7 @@ def scan_bwd_kernel(
                 arrive(counter_ptr, EXCHANGE)
             if PHASE != "outer":
                 if SOLO:
-                    left = (within(dinner, mask_h, H).to(weight_ptr.dtype.element_ty),)
+                    left = (within(dinner, mask_h, H, RESTS).to(weight_ptr.dtype.element_ty),)
                     through = multiply(
                         left, weights[OUTER:], zeros([BLOCK_B, BLOCK_H], 1, ACC), INNER, INNER, 1, PRECISION, OPERAND,
                         DIAGONAL,

@@ -53,6 +53,7 @@ def scan_constants(
         "STATES": counts.states,
         "SAVED": counts.saved,
         "INNER": counts.inner,
+        "RESTS": counts.rests,
         "VECTORS": counts.vectors,
         "CONSTANTS": counts.constants,
         "SOLO": config.alone,

@@ -76,6 +76,7 @@ def scan_fwd_kernel(
     STATES: tl.constexpr,
     SAVED: tl.constexpr,
     INNER: tl.constexpr,
+    RESTS: tl.constexpr,
     VECTORS: tl.constexpr,
     CONSTANTS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -150,7 +151,7 @@ def scan_fwd_kernel(
             outer_rows = state_pointers(outer_ptr, offs_b, p, B, H)
             r = load_tiles(outer_rows[:, None] + own, state_stride, mask, OUTER, ACC)
         elif SOLO:
-            h = within(state[0], mask_h, H).to(weight_ptr.dtype.element_ty)
+            h = within(state[0], mask_h, H, RESTS).to(weight_ptr.dtype.element_ty)
             r = multiply(
                 (h,), weights[:OUTER], zeros([BLOCK_B, BLOCK_H], OUTER, ACC), OUTER, 1, OUTER, PRECISION, OPERAND,
                 DIAGONAL,
@@ -174,7 +175,7 @@ def scan_fwd_kernel(
         if INNER:
             operand = INNER_FWD(x, r, state, given)
             if SOLO:
-                left = (within(operand, mask_h, H).to(weight_ptr.dtype.element_ty),)
+                left = (within(operand, mask_h, H, RESTS).to(weight_ptr.dtype.element_ty),)
                 product = multiply(
                     left, weights[OUTER:], zeros([BLOCK_B, BLOCK_H], INNER, ACC), INNER, 1, INNER, PRECISION, OPERAND,
                     DIAGONAL,

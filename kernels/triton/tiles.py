@@ -160,9 +160,12 @@ def select(mask, yes, no, COUNT: tl.constexpr):
 
 
 @triton.jit
-def within(tile, mask_h, H: tl.constexpr):
-    """`tile` without what is past H, for a product: a cell that divides has NaN there, and so has 0 times NaN."""
-    if H == tile.shape[1]:
+def within(tile, mask_h, H: tl.constexpr, RESTS: tl.constexpr):
+    """`tile` without what is past H, for a product: a cell that divides has NaN there, and so has 0 times NaN.
+
+    Where zeros stay zeros (`Counts.rests`) there is nothing to leave out.
+    """
+    if RESTS or H == tile.shape[1]:
         return tile
     else:
         return tl.where(mask_h[None, :], tile, 0.0)

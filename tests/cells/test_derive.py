@@ -16,6 +16,7 @@ import fastrnn
 from fastrnn.cells import CATALOGUE, CELLS, Cell, generate
 from fastrnn.derive.derived import derive
 from fastrnn.derive.expressions import Builder, Expression, Value
+from fastrnn.derive.linear import coefficients
 from fastrnn.derive.signature import Signature
 from fastrnn.kernels.counts import COUNTS
 
@@ -54,6 +55,25 @@ def test_as_few_are_saved_as_by_hand() -> None:
     assert saved["slstm"] == 4
     assert saved["cifg"] == 3
     assert {name for name in COUNTS if COUNTS[name].splits_bias} == {"gru", "nas"}
+
+
+def test_which_units_stay_at_zero() -> None:
+    """One that divides by a state, or whose states begin elsewhere, does not; nor does what a constant multiplies."""
+    assert {name for name in COUNTS if not COUNTS[name].rests} == {"cfc", "lstm_decay", "slstm"}
+
+    def divides(x: State, r: State, state: State) -> State:
+        return x[0] + r[0], (state[0] + x[0]) / state[1]
+
+    def steep(x: State, r: State, state: State) -> Tensor:
+        return (x[0] + r[0]).abs().sqrt()  # 0, and its slope infinite
+
+    def begins(x: State, r: State, state: State) -> Tensor:
+        return torch.tanh(x[0] + r[0]) + state[0]
+
+    assert not fastrnn.cell(gates=1, states=2)(divides).rests
+    assert not fastrnn.cell(gates=1)(steep).rests
+    assert fastrnn.cell(gates=1)(begins).rests
+    assert not fastrnn.cell(gates=1, initial=(1.0,))(begins).rests
 
 
 # Refusals: what was found, and the line of it.
@@ -255,6 +275,22 @@ OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "a number made a tensor": lambda a: a * torch.tensor(2.0, dtype=a.dtype),
     "logaddexp": lambda a: torch.logaddexp(a, 2 * a),
 }  # fmt: skip
+
+
+def test_what_is_not_linear() -> None:
+    builder = Builder()
+    build, x, d, e = builder.build, _x(builder), builder.input("dstate", 0), builder.input("dstate", 1)
+    linear = build("sub", build("where", build("gt", x, 0.0), build("mul", x, d), 0.0), build("div", e, x))
+    found = coefficients(builder, [linear, x, 0.0, d], [d, e])
+    slope, none = build("where", build("gt", x, 0.0), x, 0.0), 0.0
+    assert found == [[slope, build("neg", build("div", 1.0, x))], [none, none], [none, none], [1.0, none]]
+    no_gradients = {
+        "add": build("add", d, x), "mul": build("mul", d, e), "div": build("div", x, d), "exp": build("exp", d),
+        "gt": build("where", build("gt", d, 0.0), d, 0.0), "where": build("where", build("gt", x, 0.0), d, x),
+    }  # fmt: skip
+    for operator, value in no_gradients.items():
+        with pytest.raises(ValueError, match=f"linear in what comes to it, and {operator} is not"):
+            coefficients(builder, [value], [d, e])
 
 
 def _of(f: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:

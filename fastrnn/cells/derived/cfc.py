@@ -3,9 +3,6 @@
 import torch
 
 
-cfc_reach = ([True], [[False]])
-
-
 def cfc_forward(x, r, state, given, inner):
     a0 = r[0] if x is None else x[0] + r[0]
     a1 = r[1] if x is None else x[1] + r[1]
@@ -38,6 +35,21 @@ def cfc_backward(dstate, dsaved, saved, state_prev, state, given, inner):
     v12 = v10 * v11
     v13 = v12 * given[0]
     return (v4, v7, v13, v12), (v4, v7, v13, v12), (torch.full_like(dstate[0], 0.0),), ()
+
+
+def cfc_coefficients(saved, state_prev, state, given):
+    v0 = 1.0 - saved[1]
+    v1 = saved[0] * saved[0]
+    v2 = 1.0 - v1
+    v3 = v0 * v2
+    v4 = saved[2] * saved[2]
+    v5 = 1.0 - v4
+    v6 = saved[1] * v5
+    v7 = saved[2] - saved[0]
+    v8 = v7 * saved[1]
+    v9 = v8 * v0
+    v10 = v9 * given[0]
+    return ((v3,), (v6,), (v10,), (v9,)), ((v3,), (v6,), (v10,), (v9,)), ((None,),), ()
 
 
 def cfc_backward_with_saved(dstate, dsaved, saved, state_prev, state, given, inner):

@@ -3,9 +3,6 @@
 import torch
 
 
-cifg_reach = ([True, True], [[False, False], [True, True]])
-
-
 def cifg_forward(x, r, state, given, inner):
     a0 = r[0] if x is None else x[0] + r[0]
     a1 = r[1] if x is None else x[1] + r[1]
@@ -45,6 +42,32 @@ def cifg_backward(dstate, dsaved, saved, state_prev, state, given, inner):
     v19 = v17 * v18
     v20 = v5 * saved[1]
     return (v11, v15, v19), (v11, v15, v19), (torch.full_like(dstate[0], 0.0), v20), ()
+
+
+def cifg_coefficients(saved, state_prev, state, given):
+    v0 = torch.tanh(state[1])
+    v1 = v0 * v0
+    v2 = 1.0 - v1
+    v3 = saved[0] * v2
+    v4 = v3 * state_prev[1]
+    v5 = v3 * saved[2]
+    v6 = v4 - v5
+    v7 = v6 * saved[1]
+    v8 = 1.0 - saved[1]
+    v9 = v7 * v8
+    v10 = state_prev[1] - saved[2]
+    v11 = v10 * saved[1]
+    v12 = v11 * v8
+    v13 = v3 * v8
+    v14 = saved[2] * saved[2]
+    v15 = 1.0 - v14
+    v16 = v13 * v15
+    v17 = v8 * v15
+    v18 = v0 * saved[0]
+    v19 = 1.0 - saved[0]
+    v20 = v18 * v19
+    v21 = v3 * saved[1]
+    return ((v9, v12), (v16, v17), (v20, None)), ((v9, v12), (v16, v17), (v20, None)), ((None, None), (v21, saved[1])), ()
 
 
 def cifg_backward_with_saved(dstate, dsaved, saved, state_prev, state, given, inner):

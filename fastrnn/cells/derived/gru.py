@@ -3,9 +3,6 @@
 import torch
 
 
-gru_reach = ([True], [[True]])
-
-
 def gru_forward(x, r, state, given, inner):
     v0 = x[0] + r[0]
     v1 = torch.sigmoid(v0)
@@ -37,6 +34,22 @@ def gru_backward(dstate, dsaved, saved, state_prev, state, given, inner):
     v13 = v11 * v12
     v14 = v4 * saved[0]
     return (v8, v13, v4), (v8, v13, v14), (v0,), ()
+
+
+def gru_coefficients(saved, state_prev, state, given):
+    v0 = 1.0 - saved[3]
+    v1 = saved[2] * saved[2]
+    v2 = 1.0 - v1
+    v3 = v0 * v2
+    v4 = v3 * saved[1]
+    v5 = v4 * saved[0]
+    v6 = 1.0 - saved[0]
+    v7 = v5 * v6
+    v8 = state_prev[0] - saved[2]
+    v9 = v8 * saved[3]
+    v10 = v9 * v0
+    v11 = v3 * saved[0]
+    return ((v7,), (v10,), (v3,)), ((v7,), (v10,), (v11,)), ((saved[3],),), ()
 
 
 def gru_backward_with_saved(dstate, dsaved, saved, state_prev, state, given, inner):

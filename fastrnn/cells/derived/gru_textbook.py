@@ -3,9 +3,6 @@
 import torch
 
 
-gru_textbook_reach = ([True, True], [[True, True]])
-
-
 def gru_textbook_forward(x, r, state, given, inner):
     a0 = r[0] if x is None else x[0] + r[0]
     a1 = r[1] if x is None else x[1] + r[1]
@@ -40,6 +37,20 @@ def gru_textbook_backward(dstate, dsaved, saved, state_prev, state, given, inner
     v15 = through * saved[2]
     v16 = v0 + v15
     return (v9, v14, v4), (v9, v14, v4), (v16,), ()
+
+
+def gru_textbook_coefficients(saved, state_prev, state, given):
+    v0 = state_prev[0] * saved[2]
+    v1 = 1.0 - saved[2]
+    v2 = v0 * v1
+    v3 = state_prev[0] - saved[0]
+    v4 = v3 * saved[1]
+    v5 = 1.0 - saved[1]
+    v6 = v4 * v5
+    v7 = saved[0] * saved[0]
+    v8 = 1.0 - v7
+    v9 = v5 * v8
+    return ((None, v2), (v6, None), (v9, None)), ((None, v2), (v6, None), (v9, None)), ((saved[1], saved[2]),), ()
 
 
 def gru_textbook_backward_with_saved(dstate, dsaved, saved, state_prev, state, given, inner):

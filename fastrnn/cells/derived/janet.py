@@ -3,9 +3,6 @@
 import torch
 
 
-janet_reach = ([True], [[True]])
-
-
 def janet_forward(x, r, state, given, inner):
     a0 = r[0] if x is None else x[0] + r[0]
     a1 = r[1] if x is None else x[1] + r[1]
@@ -38,6 +35,23 @@ def janet_backward(dstate, dsaved, saved, state_prev, state, given, inner):
     v15 = v12 * v14
     v16 = dstate[0] * v1
     return (v11, v15), (v11, v15), (v16,), ()
+
+
+def janet_coefficients(saved, state_prev, state, given):
+    v0 = torch.sigmoid(saved[0])
+    v1 = state_prev[0] * v0
+    v2 = 1.0 - v0
+    v3 = v1 * v2
+    v4 = 1.0 - saved[0]
+    v5 = torch.sigmoid(v4)
+    v6 = saved[1] * v5
+    v7 = 1.0 - v5
+    v8 = v6 * v7
+    v9 = v3 - v8
+    v10 = saved[1] * saved[1]
+    v11 = 1.0 - v10
+    v12 = v5 * v11
+    return ((v9,), (v12,)), ((v9,), (v12,)), ((v0,),), ()
 
 
 def janet_backward_with_saved(dstate, dsaved, saved, state_prev, state, given, inner):

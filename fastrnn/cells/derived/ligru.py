@@ -3,9 +3,6 @@
 import torch
 
 
-ligru_reach = ([True], [[True]])
-
-
 def ligru_forward(x, r, state, given, inner):
     a0 = r[0] if x is None else x[0] + r[0]
     a1 = r[1] if x is None else x[1] + r[1]
@@ -28,6 +25,16 @@ def ligru_backward(dstate, dsaved, saved, state_prev, state, given, inner):
     v7 = dstate[0] - v6
     v8 = torch.where(v5, 0.0, v7)
     return (v4, v8), (v4, v8), (v6,), ()
+
+
+def ligru_coefficients(saved, state_prev, state, given):
+    v0 = state_prev[0] - saved[0]
+    v1 = v0 * saved[1]
+    v2 = 1.0 - saved[1]
+    v3 = v1 * v2
+    v4 = saved[0] <= 0.0
+    v5 = torch.where(v4, 0.0, v2)
+    return ((v3,), (v5,)), ((v3,), (v5,)), ((saved[1],),), ()
 
 
 def ligru_backward_with_saved(dstate, dsaved, saved, state_prev, state, given, inner):

@@ -3,9 +3,6 @@
 import torch
 
 
-lstm_reach = ([True, True], [[False, False], [True, True]])
-
-
 def lstm_forward(x, r, state, given, inner):
     a0 = r[0] if x is None else x[0] + r[0]
     a1 = r[1] if x is None else x[1] + r[1]
@@ -48,6 +45,35 @@ def lstm_backward(dstate, dsaved, saved, state_prev, state, given, inner):
     v21 = v19 * v20
     v22 = v5 * saved[1]
     return (v9, v13, v17, v21), (v9, v13, v17, v21), (torch.full_like(dstate[0], 0.0), v22), ()
+
+
+def lstm_coefficients(saved, state_prev, state, given):
+    v0 = torch.tanh(state[1])
+    v1 = v0 * v0
+    v2 = 1.0 - v1
+    v3 = saved[0] * v2
+    v4 = v3 * saved[3]
+    v5 = v4 * saved[2]
+    v6 = 1.0 - saved[2]
+    v7 = v5 * v6
+    v8 = saved[3] * saved[2]
+    v9 = v8 * v6
+    v10 = v3 * state_prev[1]
+    v11 = v10 * saved[1]
+    v12 = 1.0 - saved[1]
+    v13 = v11 * v12
+    v14 = state_prev[1] * saved[1]
+    v15 = v14 * v12
+    v16 = v3 * saved[2]
+    v17 = saved[3] * saved[3]
+    v18 = 1.0 - v17
+    v19 = v16 * v18
+    v20 = saved[2] * v18
+    v21 = v0 * saved[0]
+    v22 = 1.0 - saved[0]
+    v23 = v21 * v22
+    v24 = v3 * saved[1]
+    return ((v7, v9), (v13, v15), (v19, v20), (v23, None)), ((v7, v9), (v13, v15), (v19, v20), (v23, None)), ((None, None), (v24, saved[1])), ()
 
 
 def lstm_backward_with_saved(dstate, dsaved, saved, state_prev, state, given, inner):

@@ -3,9 +3,6 @@
 import torch
 
 
-lstm_decay_reach = ([True, True], [[False, False], [True, True]])
-
-
 def lstm_decay_forward(x, r, state, given, inner):
     a0 = r[0] if x is None else x[0] + r[0]
     a1 = r[1] if x is None else x[1] + r[1]
@@ -67,6 +64,54 @@ def lstm_decay_backward(dstate, dsaved, saved, state_prev, state, given, inner):
     v34 = torch.where(v30, 0.0, v33)
     v35 = v34 * given[2]
     return (v9, v19, v23, v27), (v9, v19, v23, v27), (torch.full_like(dstate[0], 0.0), v29), (v35, v34)
+
+
+def lstm_decay_coefficients(saved, state_prev, state, given):
+    v0 = torch.tanh(state[1])
+    v1 = v0 * v0
+    v2 = 1.0 - v1
+    v3 = saved[0] * v2
+    v4 = v3 * saved[3]
+    v5 = v4 * saved[2]
+    v6 = 1.0 - saved[2]
+    v7 = v5 * v6
+    v8 = saved[3] * saved[2]
+    v9 = v8 * v6
+    v10 = given[0] * given[2]
+    v11 = v10 + given[1]
+    v12 = torch.relu(v11)
+    v13 = -v12
+    v14 = torch.exp(v13)
+    v15 = v14 * state_prev[1]
+    v16 = v3 * v15
+    v17 = v16 * saved[1]
+    v18 = 1.0 - saved[1]
+    v19 = v17 * v18
+    v20 = v15 * saved[1]
+    v21 = v20 * v18
+    v22 = v3 * saved[2]
+    v23 = saved[3] * saved[3]
+    v24 = 1.0 - v23
+    v25 = v22 * v24
+    v26 = saved[2] * v24
+    v27 = v0 * saved[0]
+    v28 = 1.0 - saved[0]
+    v29 = v27 * v28
+    v30 = v3 * saved[1]
+    v31 = v30 * v14
+    v32 = saved[1] * v14
+    v33 = v12 <= 0.0
+    v34 = v30 * state_prev[1]
+    v35 = v34 * v14
+    v36 = -v35
+    v37 = torch.where(v33, 0.0, v36)
+    v38 = v37 * given[2]
+    v39 = saved[1] * state_prev[1]
+    v40 = v39 * v14
+    v41 = -v40
+    v42 = torch.where(v33, 0.0, v41)
+    v43 = v42 * given[2]
+    return ((v7, v9), (v19, v21), (v25, v26), (v29, None)), ((v7, v9), (v19, v21), (v25, v26), (v29, None)), ((None, None), (v31, v32)), ((v38, v43), (v37, v42))
 
 
 def lstm_decay_backward_with_saved(dstate, dsaved, saved, state_prev, state, given, inner):

@@ -3,9 +3,6 @@
 import torch
 
 
-mgu_reach = ([True, True], [[True, True]])
-
-
 def mgu_forward(x, r, state, given, inner):
     a0 = r[0] if x is None else x[0] + r[0]
     v1 = torch.sigmoid(a0)
@@ -36,6 +33,19 @@ def mgu_backward(dstate, dsaved, saved, state_prev, state, given, inner):
     v13 = through * saved[0]
     v14 = v12 + v13
     return (v11, v3), (v11, v3), (v14,), ()
+
+
+def mgu_coefficients(saved, state_prev, state, given):
+    v0 = saved[1] - state_prev[0]
+    v1 = v0 * saved[0]
+    v2 = 1.0 - saved[0]
+    v3 = v1 * v2
+    v4 = state_prev[0] * saved[0]
+    v5 = v4 * v2
+    v6 = saved[1] * saved[1]
+    v7 = 1.0 - v6
+    v8 = saved[0] * v7
+    return ((v3, v5), (v8, None)), ((v3, v5), (v8, None)), ((v2, saved[0]),), ()
 
 
 def mgu_backward_with_saved(dstate, dsaved, saved, state_prev, state, given, inner):

@@ -3,9 +3,6 @@
 import torch
 
 
-nas_reach = ([True, True], [[False, False], [True, True]])
-
-
 def nas_forward(x, r, state, given, inner):
     v0 = x[0] + r[0]
     v1 = torch.sigmoid(v0)
@@ -111,6 +108,89 @@ def nas_backward(dstate, dsaved, saved, state_prev, state, given, inner):
     v66 = v64 * v65
     v67 = v41 * saved[3]
     return (v29, v32, v39, v42, v53, v57, v63, v66), (v29, v32, v39, v67, v53, v57, v63, v66), (torch.full_like(dstate[0], 0.0), v22), ()
+
+
+def nas_coefficients(saved, state_prev, state, given):
+    v0 = state[0] * state[0]
+    v1 = 1.0 - v0
+    v2 = saved[5] * saved[6]
+    v3 = torch.tanh(v2)
+    v4 = saved[7] + saved[8]
+    v5 = torch.sigmoid(v4)
+    v6 = v3 + v5
+    v7 = torch.tanh(v6)
+    v8 = v1 * v7
+    v9 = saved[3] * saved[4]
+    v10 = torch.relu(v9)
+    v11 = saved[2] + v10
+    v12 = torch.tanh(v11)
+    v13 = v8 * v12
+    v14 = saved[0] * saved[1]
+    v15 = torch.tanh(v14)
+    v16 = v15 + state_prev[1]
+    v17 = torch.tanh(v16)
+    v18 = v17 * v17
+    v19 = 1.0 - v18
+    v20 = v13 * v19
+    v21 = v15 * v15
+    v22 = 1.0 - v21
+    v23 = v20 * v22
+    v24 = v23 * saved[1]
+    v25 = v24 * saved[0]
+    v26 = 1.0 - saved[0]
+    v27 = v25 * v26
+    v28 = v12 * v19
+    v29 = v28 * v22
+    v30 = v29 * saved[1]
+    v31 = v30 * saved[0]
+    v32 = v31 * v26
+    v33 = saved[1] <= 0.0
+    v34 = v23 * saved[0]
+    v35 = torch.where(v33, 0.0, v34)
+    v36 = v29 * saved[0]
+    v37 = torch.where(v33, 0.0, v36)
+    v38 = v8 * v17
+    v39 = v12 * v12
+    v40 = 1.0 - v39
+    v41 = v38 * v40
+    v42 = v41 * saved[2]
+    v43 = 1.0 - saved[2]
+    v44 = v42 * v43
+    v45 = v17 * v40
+    v46 = v45 * saved[2]
+    v47 = v46 * v43
+    v48 = v10 <= 0.0
+    v49 = torch.where(v48, 0.0, v41)
+    v50 = v49 * saved[4]
+    v51 = torch.where(v48, 0.0, v45)
+    v52 = v51 * saved[4]
+    v53 = v1 * state[1]
+    v54 = v7 * v7
+    v55 = 1.0 - v54
+    v56 = v53 * v55
+    v57 = v3 * v3
+    v58 = 1.0 - v57
+    v59 = v56 * v58
+    v60 = v59 * saved[6]
+    v61 = saved[5] * saved[5]
+    v62 = 1.0 - v61
+    v63 = v60 * v62
+    v64 = v59 * saved[5]
+    v65 = v64 * saved[6]
+    v66 = 1.0 - saved[6]
+    v67 = v65 * v66
+    v68 = v56 * v5
+    v69 = 1.0 - v5
+    v70 = v68 * v69
+    v71 = saved[7] * saved[7]
+    v72 = 1.0 - v71
+    v73 = v70 * v72
+    v74 = v70 * saved[8]
+    v75 = 1.0 - saved[8]
+    v76 = v74 * v75
+    v77 = v49 * saved[3]
+    v78 = v51 * saved[3]
+    return ((v27, v32), (v35, v37), (v44, v47), (v50, v52), (v63, None), (v67, None), (v73, None), (v76, None)), ((v27, v32), (v35, v37), (v44, v47), (v77, v78), (v63, None), (v67, None), (v73, None), (v76, None)), ((None, None), (v20, v28)), ()
 
 
 def nas_backward_with_saved(dstate, dsaved, saved, state_prev, state, given, inner):

@@ -3,9 +3,6 @@
 import torch
 
 
-peephole_lstm_reach = ([True, True], [[False, False], [True, True]])
-
-
 def peephole_lstm_forward(x, r, state, given, inner):
     a0 = r[0] if x is None else x[0] + r[0]
     a1 = r[1] if x is None else x[1] + r[1]
@@ -63,6 +60,50 @@ def peephole_lstm_backward(dstate, dsaved, saved, state_prev, state, given, inne
     v30 = v19 * state_prev[1]
     v31 = v9 * state[1]
     return (v15, v19, v23, v9), (v15, v19, v23, v9), (torch.full_like(dstate[0], 0.0), v28), (v29, v30, v31)
+
+
+def peephole_lstm_coefficients(saved, state_prev, state, given):
+    v0 = torch.tanh(state[1])
+    v1 = v0 * v0
+    v2 = 1.0 - v1
+    v3 = saved[3] * v2
+    v4 = v0 * saved[3]
+    v5 = 1.0 - saved[3]
+    v6 = v4 * v5
+    v7 = v6 * given[2]
+    v8 = v3 + v7
+    v9 = v8 * saved[2]
+    v10 = v9 * saved[1]
+    v11 = 1.0 - saved[1]
+    v12 = v10 * v11
+    v13 = saved[2] * saved[1]
+    v14 = v13 * v11
+    v15 = v8 * state_prev[1]
+    v16 = v15 * saved[0]
+    v17 = 1.0 - saved[0]
+    v18 = v16 * v17
+    v19 = state_prev[1] * saved[0]
+    v20 = v19 * v17
+    v21 = v8 * saved[1]
+    v22 = saved[2] * saved[2]
+    v23 = 1.0 - v22
+    v24 = v21 * v23
+    v25 = saved[1] * v23
+    v26 = v12 * given[0]
+    v27 = v8 * saved[0]
+    v28 = v26 + v27
+    v29 = v18 * given[1]
+    v30 = v28 + v29
+    v31 = v14 * given[0]
+    v32 = v31 + saved[0]
+    v33 = v20 * given[1]
+    v34 = v32 + v33
+    v35 = v12 * state_prev[1]
+    v36 = v14 * state_prev[1]
+    v37 = v18 * state_prev[1]
+    v38 = v20 * state_prev[1]
+    v39 = v6 * state[1]
+    return ((v12, v14), (v18, v20), (v24, v25), (v6, None)), ((v12, v14), (v18, v20), (v24, v25), (v6, None)), ((None, None), (v30, v34)), ((v35, v36), (v37, v38), (v39, None))
 
 
 def peephole_lstm_backward_with_saved(dstate, dsaved, saved, state_prev, state, given, inner):

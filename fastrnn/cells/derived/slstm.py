@@ -3,9 +3,6 @@
 import torch
 
 
-slstm_reach = ([True, True, True, True], [[False, False, False, False], [True, True, False, False], [True, False, True, False], [True, True, True, True]])
-
-
 def slstm_forward(x, r, state, given, inner):
     a0 = r[0] if x is None else x[0] + r[0]
     a1 = r[1] if x is None else x[1] + r[1]
@@ -104,6 +101,108 @@ def slstm_backward(dstate, dsaved, saved, state_prev, state, given, inner):
     v60 = v5 * v28
     v61 = v2 * v28
     return (v40, v51, v55, v59), (v40, v51, v55, v59), (torch.full_like(dstate[0], 0.0), v60, v61, v43), ()
+
+
+def slstm_coefficients(saved, state_prev, state, given):
+    v0 = 1.0 / state[2]
+    v1 = v0 * saved[0]
+    v2 = v1 * saved[3]
+    v3 = state[0] / state[2]
+    v4 = v2 - v3
+    v5 = saved[2] - state[3]
+    v6 = torch.exp(v5)
+    v7 = v4 * v6
+    v8 = state_prev[2] == 0.0
+    v9 = -v7
+    v10 = saved[1] > 0.0
+    v11 = torch.where(v10, 0.0, saved[1])
+    v12 = torch.abs(saved[1])
+    v13 = -v12
+    v14 = torch.exp(v13)
+    v15 = torch.log1p(v14)
+    v16 = v11 - v15
+    v17 = v16 + state_prev[3]
+    v18 = v17 - state[3]
+    v19 = v18 <= 0.0
+    v20 = v1 * state_prev[1]
+    v21 = v3 * state_prev[2]
+    v22 = v20 - v21
+    v23 = v18 > 0.0
+    v24 = torch.where(v23, 0.0, v18)
+    v25 = torch.exp(v24)
+    v26 = v22 * v25
+    v27 = torch.where(v19, v26, 0.0)
+    v28 = v9 - v27
+    v29 = torch.where(v8, v28, 0.0)
+    v30 = v7 + v29
+    v31 = v17 > saved[2]
+    v32 = v17 == saved[2]
+    v33 = torch.where(v8, 0.0, v28)
+    v34 = v33 / 2.0
+    v35 = torch.where(v32, v34, v33)
+    v36 = torch.where(v31, 0.0, v35)
+    v37 = v30 + v36
+    v38 = saved[3] * v6
+    v39 = -v38
+    v40 = state_prev[1] * v25
+    v41 = torch.where(v19, v40, 0.0)
+    v42 = v39 - v41
+    v43 = torch.where(v8, v42, 0.0)
+    v44 = v38 + v43
+    v45 = torch.where(v8, 0.0, v42)
+    v46 = v45 / 2.0
+    v47 = torch.where(v32, v46, v45)
+    v48 = torch.where(v31, 0.0, v47)
+    v49 = v44 + v48
+    v50 = -v6
+    v51 = state_prev[2] * v25
+    v52 = torch.where(v19, v51, 0.0)
+    v53 = v50 - v52
+    v54 = torch.where(v8, v53, 0.0)
+    v55 = v6 + v54
+    v56 = torch.where(v8, 0.0, v53)
+    v57 = v56 / 2.0
+    v58 = torch.where(v32, v57, v56)
+    v59 = torch.where(v31, 0.0, v58)
+    v60 = v55 + v59
+    v61 = torch.where(v8, torch.full_like(state[0], 1.0), 0.0)
+    v62 = torch.where(v8, torch.full_like(state[0], 0.0), 1.0)
+    v63 = v62 / 2.0
+    v64 = torch.where(v32, v63, v62)
+    v65 = torch.where(v31, 0.0, v64)
+    v66 = v61 + v65
+    v67 = v17 < saved[2]
+    v68 = torch.where(v67, 0.0, v35)
+    v69 = v27 + v68
+    v70 = saved[1] < 0.0
+    v71 = torch.where(v70, torch.full_like(state[0], 1.0), 0.0)
+    v72 = torch.where(v70, torch.full_like(state[0], 1.0), -1.0)
+    v73 = v14 + 1.0
+    v74 = v14 / v73
+    v75 = v72 * v74
+    v76 = v71 - v75
+    v77 = v69 * v76
+    v78 = torch.where(v67, 0.0, v47)
+    v79 = v41 + v78
+    v80 = v79 * v76
+    v81 = torch.where(v67, 0.0, v58)
+    v82 = v52 + v81
+    v83 = v82 * v76
+    v84 = torch.where(v67, 0.0, v64)
+    v85 = v84 * v76
+    v86 = v1 * v6
+    v87 = saved[3] * saved[3]
+    v88 = 1.0 - v87
+    v89 = v86 * v88
+    v90 = v6 * v88
+    v91 = v0 * state[1]
+    v92 = v91 * saved[0]
+    v93 = 1.0 - saved[0]
+    v94 = v92 * v93
+    v95 = v1 * v25
+    v96 = v3 * v25
+    v97 = -v96
+    return ((v37, v49, v60, v66), (v77, v80, v83, v85), (v89, v90, None, None), (v94, None, None, None)), ((v37, v49, v60, v66), (v77, v80, v83, v85), (v89, v90, None, None), (v94, None, None, None)), ((None, None, None, None), (v95, v25, None, None), (v97, None, v25, None), (v69, v79, v82, v84)), ()
 
 
 def slstm_backward_with_saved(dstate, dsaved, saved, state_prev, state, given, inner):
