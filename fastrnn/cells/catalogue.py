@@ -110,7 +110,7 @@ def slstm(x: State, r: State, state: State) -> State:
     i, f, z, o = (a + b for a, b in zip(x, r, strict=True))
     _, c, n, m = state
     kept = F.logsigmoid(f) + m
-    m = torch.where(n == 0, i, torch.maximum(kept, i))
+    m = torch.where((n == 0) | (i > kept), i, kept)
     # Only where n is zero can this exponent be positive: exp() could overflow there, and make NaN of what it scales.
     f = torch.exp(torch.clamp(kept - m, max=0.0))
     i = torch.exp(i - m)

@@ -40,7 +40,7 @@ class Expression:
 Value = Expression | Literal
 
 _COMMUTATIVE = frozenset({"add", "mul", "eq", "ne", "logical_and", "logical_or"})
-_BEYOND = {"maximum": "lt", "minimum": "gt"}
+_BOUNDED = {"maximum": "at_least", "minimum": "at_most"}
 _NEGATED = {"add": "sub", "sub": "add"}
 
 
@@ -77,8 +77,8 @@ class Builder:
             return args[1]
         if operator in ("maximum", "minimum"):
             for one, other in (args, args[::-1]):
-                if not isinstance(other, Expression):  # a NaN compares as false, and stays
-                    return self.build("where", self.build(_BEYOND[operator], one, other), other, one)
+                if not isinstance(other, Expression):
+                    return self.build(_BOUNDED[operator], one, other)
         if len(args) != 2:
             return None
         a, b = args

@@ -50,6 +50,9 @@ OPERATORS: dict[str, Operator] = {
     "relu": Operator("torch.relu({0})", "relu({0})"),
     "maximum": Operator("torch.maximum({0}, {1})", "maximum({0}, {1})"),
     "minimum": Operator("torch.minimum({0}, {1})", "minimum({0}, {1})"),
+    # Of a number and a literal; torch.where takes ten times as long on a CPU.
+    "at_least": Operator("torch.clamp({0}, min={1})", "tl.where({0} < {1}, {1}, {0})"),
+    "at_most": Operator("torch.clamp({0}, max={1})", "tl.where({0} > {1}, {1}, {0})"),
     "where": Operator("torch.where({0}, {1}, {2})", "tl.where({0}, {1}, {2})"),
     "gt": Operator("{0} > {1}", "{0} > {1}", True),
     "ge": Operator("{0} >= {1}", "{0} >= {1}", True),

@@ -53,6 +53,8 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
         # By their results, so that what forward saved serves.
         _ATEN.sigmoid_backward.default: lambda g, y: g * y * (1 - y),
         _ATEN.tanh_backward.default: lambda g, y: g * (1 - y * y),
+        # Torch's has two selections by sign.
+        _ATEN.log_sigmoid_backward.default: lambda g, x, buffer: g * torch.sigmoid(-x),
     }
 
 

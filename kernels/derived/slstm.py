@@ -11,34 +11,33 @@ def slstm_fwd(x, r, state, given):
     v0 = x[3] + r[3]
     v1 = sigmoid(v0)
     v2 = x[1] + r[1]
-    v3 = v2 > 0.0
-    v4 = tl.where(v3, 0.0, v2)
-    v5 = tl.abs(v2)
-    v6 = -v5
-    v7 = tl.exp(v6)
-    v8 = log1p(v7)
-    v9 = v4 - v8
-    v10 = v9 + state[3]
-    v11 = state[2] == 0.0
-    v12 = x[0] + r[0]
-    v13 = maximum(v10, v12)
-    v14 = tl.where(v11, v12, v13)
-    v15 = v10 - v14
-    v16 = v15 > 0.0
-    v17 = tl.where(v16, 0.0, v15)
-    v18 = tl.exp(v17)
-    v19 = v18 * state[1]
-    v20 = v12 - v14
-    v21 = tl.exp(v20)
-    v22 = x[2] + r[2]
-    v23 = tanh(v22)
-    v24 = v21 * v23
-    v25 = v19 + v24
-    v26 = v1 * v25
-    v27 = v18 * state[2]
-    v28 = v27 + v21
-    v29 = v26 / v28
-    return (v29, v25, v28, v14), (v1, v2, v12, v23)
+    v3 = tl.where(v2 > 0.0, 0.0, v2)
+    v4 = tl.abs(v2)
+    v5 = -v4
+    v6 = tl.exp(v5)
+    v7 = log1p(v6)
+    v8 = v3 - v7
+    v9 = v8 + state[3]
+    v10 = state[2] == 0.0
+    v11 = x[0] + r[0]
+    v12 = v11 > v9
+    v13 = v10 | v12
+    v14 = tl.where(v13, v11, v9)
+    v15 = v9 - v14
+    v16 = tl.where(v15 > 0.0, 0.0, v15)
+    v17 = tl.exp(v16)
+    v18 = v17 * state[1]
+    v19 = v11 - v14
+    v20 = tl.exp(v19)
+    v21 = x[2] + r[2]
+    v22 = tanh(v21)
+    v23 = v20 * v22
+    v24 = v18 + v23
+    v25 = v1 * v24
+    v26 = v17 * state[2]
+    v27 = v26 + v20
+    v28 = v25 / v27
+    return (v28, v24, v27, v14), (v1, v2, v11, v22)
 
 
 @triton.jit
@@ -60,54 +59,41 @@ def slstm_bwd(dstate, saved, state_prev, state, given):
     v9 = tl.exp(v8)
     v10 = v7 * v9
     v11 = state_prev[2] == 0.0
-    v12 = dstate[3] - v10
-    v13 = saved[1] > 0.0
-    v14 = tl.where(v13, 0.0, saved[1])
-    v15 = tl.abs(saved[1])
-    v16 = -v15
-    v17 = tl.exp(v16)
-    v18 = log1p(v17)
-    v19 = v14 - v18
-    v20 = v19 + state_prev[3]
-    v21 = v20 - state[3]
-    v22 = v21 <= 0.0
-    v23 = v2 * state_prev[2]
-    v24 = v5 * state_prev[1]
-    v25 = v23 + v24
-    v26 = v21 > 0.0
-    v27 = tl.where(v26, 0.0, v21)
+    v12 = tl.where(saved[1] > 0.0, 0.0, saved[1])
+    v13 = tl.abs(saved[1])
+    v14 = -v13
+    v15 = tl.exp(v14)
+    v16 = log1p(v15)
+    v17 = v12 - v16
+    v18 = v17 + state_prev[3]
+    v19 = saved[2] > v18
+    v20 = v11 | v19
+    v21 = dstate[3] - v10
+    v22 = v18 - state[3]
+    v23 = v22 <= 0.0
+    v24 = v2 * state_prev[2]
+    v25 = v5 * state_prev[1]
+    v26 = v24 + v25
+    v27 = tl.where(v22 > 0.0, 0.0, v22)
     v28 = tl.exp(v27)
-    v29 = v25 * v28
-    v30 = tl.where(v22, v29, 0.0)
-    v31 = v12 - v30
-    v32 = tl.where(v11, v31, 0.0)
+    v29 = v26 * v28
+    v30 = tl.where(v23, v29, 0.0)
+    v31 = v21 - v30
+    v32 = tl.where(v20, v31, 0.0)
     v33 = v10 + v32
-    v34 = v20 > saved[2]
-    v35 = v20 == saved[2]
-    v36 = tl.where(v11, 0.0, v31)
-    v37 = v36 / 2.0
-    v38 = tl.where(v35, v37, v36)
-    v39 = tl.where(v34, 0.0, v38)
-    v40 = v33 + v39
-    v41 = v20 < saved[2]
-    v42 = tl.where(v41, 0.0, v38)
-    v43 = v30 + v42
-    v44 = saved[1] < 0.0
-    v45 = tl.where(v44, tl.zeros_like(dstate[0]) + 1.0, 0.0)
-    v46 = tl.where(v44, tl.zeros_like(dstate[0]) + 1.0, -1.0)
-    v47 = v17 + 1.0
-    v48 = v17 / v47
-    v49 = v46 * v48
-    v50 = v45 - v49
-    v51 = v43 * v50
-    v52 = v5 * v9
-    v53 = saved[3] * saved[3]
-    v54 = 1.0 - v53
-    v55 = v52 * v54
-    v56 = v3 * state[1]
-    v57 = v56 * saved[0]
-    v58 = 1.0 - saved[0]
-    v59 = v57 * v58
-    v60 = v5 * v28
-    v61 = v2 * v28
-    return (v40, v51, v55, v59), (v40, v51, v55, v59), (tl.zeros_like(dstate[0]), v60, v61, v43), ()
+    v34 = tl.where(v20, 0.0, v31)
+    v35 = v30 + v34
+    v36 = -saved[1]
+    v37 = sigmoid(v36)
+    v38 = v35 * v37
+    v39 = v5 * v9
+    v40 = saved[3] * saved[3]
+    v41 = 1.0 - v40
+    v42 = v39 * v41
+    v43 = v3 * state[1]
+    v44 = v43 * saved[0]
+    v45 = 1.0 - saved[0]
+    v46 = v44 * v45
+    v47 = v5 * v28
+    v48 = v2 * v28
+    return (v33, v38, v42, v46), (v33, v38, v42, v46), (tl.zeros_like(dstate[0]), v47, v48, v35), ()
