@@ -6,6 +6,7 @@ before any test module is. `-m gpu` runs the real ones.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 
@@ -34,6 +35,10 @@ def pytest_configure(config: pytest.Config) -> None:
     import ledger
 
     ledger.register(config)
+    if not on_gpu and importlib.util.find_spec("triton") is not None:
+        import interpreter
+
+        interpreter.hurry()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -119,8 +119,8 @@ def test_opcheck_backward(cell: str, backend: str) -> None:
 
 @pytest.mark.parametrize(
     ("cell", "backend", "masked"),
-    # Of the kernels, whose interpreter is slow, the LSTM alone: tests/kernels has the others' gradients.
-    [pytest.param(cell, backend, masked, marks=[pytest.mark.slow] * (backend == "stepwise" and cell != "lstm"))
+    # Those of the kernels take half a minute; a whole layer's is below, and tests/kernels has the reference beside.
+    [pytest.param(cell, backend, masked, marks=[pytest.mark.slow] * (backend == "stepwise"))
      for cell in CELLS for backend in ("stepwise", "aten") for masked in (False, True)
      if masked or backend == "aten"],
 )  # fmt: skip
