@@ -19,7 +19,7 @@ from triton.compiler import ASTSource
 from fastrnn.kernels.counts import Counts
 from fastrnn.kernels.plan.configs import LaunchConfig
 from fastrnn.kernels.triton.backward import scan_bwd_kernel
-from fastrnn.kernels.triton.constants import launch_options, phases, scan_constants, steps
+from fastrnn.kernels.triton.constants import launch_options, phases, scan_constants, starts_elsewhere, steps
 from fastrnn.kernels.triton.forward import scan_fwd_kernel
 
 _POINTER_TYPES = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}
@@ -74,6 +74,7 @@ def _source(
         consts |= {"HAS_DOUT": True, "HAS_DCELLS": dcells and counts.states > 1, "STORE_DX": counts.splits_bias}
     else:
         consts |= {"HAS_BIAS": counts.splits_bias, "STORE_CELLS": True, "STORE_SAVED": True}
+        consts["HAS_START"] = starts_elsewhere(counts)
     signature: dict[str, str] = {}
     attrs: dict[tuple[int], list[list[Any]]] = {}
     for i, name in enumerate(kernel.arg_names):

@@ -8,7 +8,8 @@
 * RESIDENT, SPLIT, NUM_K, GROUP: how the matmul is done, see `matmul.py`.
 * HAS_LENGTHS: a row at or past its length keeps its state, outputs zero and gets no gradient. A tile whose rows have
   all ended takes no part in a step, which then costs it a store of zeros.
-* HAS_RESETS: a row that is cut at t starts step t from zero state, and passes no gradient back across.
+* HAS_RESETS: a row that is cut at t starts step t from the cell's initial values, and passes no gradient back across.
+* HAS_START: where it does, h is something else than zero.
 * INNER: the last gate multiplies not h but INNER_FWD(x, r, state), which takes the outer gates' r:
 
       r_inner = R_inner INNER_FWD(x, r, state);    through = R_inner^T INNER_BWD(dstate, saved, ...)
@@ -78,6 +79,11 @@ def steps(counts: Counts, backward: bool) -> dict[str, Any]:
     if backward:
         return {"BWD": cell.bwd, "INNER_BWD": cell.inner_bwd, "START": cell.start}
     return {"FWD": cell.fwd, "INNER_FWD": cell.inner_fwd, "START": cell.start}
+
+
+def starts_elsewhere(counts: Counts) -> bool:
+    """Whether h is something else than zero where a sequence starts."""
+    return bool(counts.initial) and counts.initial[0] != 0
 
 
 def phases(counts: Counts, config: LaunchConfig) -> tuple[str, ...]:

@@ -53,6 +53,7 @@ def scan_fwd_kernel(
     resets_ptr,  # (T, B) int8: 1 where a sequence starts; or unused
     vectors_ptr,  # (P, VECTORS, H), or unused
     constants_ptr,  # (T, B, CONSTANTS), or unused
+    start_ptr,  # (H,): h where a sequence starts, or unused
     carry_in_ptr,  # (STATES, P, B, H): the state before step0
     carry_out_ptr,  # (STATES, P, B, H): the state after the last step
     h_ptr,  # (T, B, P, H): the output, and what the programs exchange
@@ -82,6 +83,7 @@ def scan_fwd_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_LENGTHS: tl.constexpr,
     HAS_RESETS: tl.constexpr,
+    HAS_START: tl.constexpr,
     STORE_CELLS: tl.constexpr,
     STORE_SAVED: tl.constexpr,
     PHASE: tl.constexpr,
@@ -162,7 +164,10 @@ def scan_fwd_kernel(
             initial = state_pointers(h0_ptr, offs_b, p, B, H)
             rows = either_row(starts, initial, row_pointers(h_ptr, t_prev, offs_b, p, B, P, H), H)
             needed = mask_b & (t < length)
-            if HAS_RESETS:
+            if HAS_RESETS and HAS_START:
+                rows = either_row(cut, start_ptr + 0 * offs_b, rows, H)
+                starts = starts | cut
+            elif HAS_RESETS:
                 needed = needed & ~cut
             wait(counter_ptr, arrivals, EXCHANGE)
             r = contract(

@@ -18,7 +18,7 @@ from fastrnn.kernels.plan.choice import RefusedError, SpillsError
 from fastrnn.kernels.plan.configs import LaunchConfig
 from fastrnn.kernels.tensors import Gradients, Inputs, Kept, Results, Upstream
 from fastrnn.kernels.triton.backward import scan_bwd_kernel
-from fastrnn.kernels.triton.constants import launch_options, phases, scan_constants, steps
+from fastrnn.kernels.triton.constants import launch_options, phases, scan_constants, starts_elsewhere, steps
 from fastrnn.kernels.triton.forward import scan_fwd_kernel
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE
 
@@ -176,6 +176,7 @@ def launch_fwd(
     if len(order) > 1:
         outer = x.new_empty((counts.gates - counts.inner, P, B, H), dtype=_accumulator(x.dtype))
     carry_in, carry_out, output, inner, cells, saved, counter = buffers
+    start = x.new_full((H,), counts.initial[0]) if resets is not None and starts_elsewhere(counts) else None
     # A pointer that the kernel's flags leave unused still has to be one: x stands in.
     pointers = {
         "x_ptr": x,
@@ -186,6 +187,7 @@ def launch_fwd(
         "resets_ptr": _flags(resets, x),
         "vectors_ptr": x if vectors is None else vectors,
         "constants_ptr": x if constants is None else constants,
+        "start_ptr": x if start is None else start,
         "carry_in_ptr": carry_in,
         "carry_out_ptr": carry_out,
         "h_ptr": output,
@@ -200,6 +202,7 @@ def launch_fwd(
         "HAS_BIAS": bias is not None,
         "HAS_LENGTHS": lengths is not None,
         "HAS_RESETS": resets is not None,
+        "HAS_START": starts_elsewhere(counts),
         "STORE_CELLS": cells is not None,
         "STORE_SAVED": saved is not None,
     }

@@ -122,6 +122,26 @@ def test_initial_values(backend: str) -> None:
     assert worst_error([whole], [layer(x[2:])[0][:, :, :H]]) < FLOAT64_ERROR
 
 
+@pytest.mark.parametrize("tier", ["solo", "streamed", "split contraction"])
+def test_resets_to_initial_values(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the recurrent weights multiply in a row that is reset is h's initial value, whoever holds it."""
+    pytest.importorskip("triton")
+
+    @fastrnn.cell(gates=1, states=2, initial=(0.5, -0.25))
+    def started(x: Any, r: Any, state: Any) -> Any:
+        return torch.tanh(x[0] + r[0]) + 0.1 * state[1], state[0] - state[1]
+
+    layer = fastrnn.Recurrent(started, INPUTS, H, bidirectional=True, dtype=torch.float64, backend="reference")
+    x = torch.randn(T, B, INPUTS, dtype=torch.float64, requires_grad=True)
+    computed = []
+    for backend in ("reference", "persistent" if tier == "solo" else "stepwise"):
+        layer.backend = backend
+        with forced_launch(tier, monkeypatch):
+            output = layer(x, lengths=LENGTHS, resets=RESETS)[0]
+            computed.append([output, *torch.autograd.grad(output.sin().sum(), [x, *layer.parameters()])])
+    assert worst_error(*computed) < FLOAT64_ERROR
+
+
 @pytest.mark.parametrize("name", ["lstm", "gru", "gru_textbook", "rnn_tanh"])
 def test_the_layers_of_torchs_cells_are_torchs(name: str) -> None:
     """The same parameters, under the same names, give the same numbers as fastrnn's own classes."""
