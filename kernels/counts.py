@@ -17,8 +17,7 @@ class Counts:
         gates: blocks of H rows in `weight_ih` and `weight_hh`.
         states: tensors carried from step to step; the first is h.
         saved: tensors per step that the backward kernel reads, beyond the states.
-        splits_bias: whether the recurrent bias must stay on the recurrent side, because the input and recurrent parts
-            of a gate do not simply add. Their gradients differ too, then.
+        split_gates: the gates whose input and recurrent parts do not simply add.
         inner: how many of the last gates (0 or 1) multiply not h but a function of h and of the other gates, which
             takes a second matmul, and a second exchange, in every step.
         vectors: trained vectors, one number a unit, that a step takes besides.
@@ -34,7 +33,7 @@ class Counts:
     gates: int
     states: int
     saved: int
-    splits_bias: bool
+    split_gates: tuple[int, ...]
     inner: int
     vectors: int = 0
     constants: int = 0
@@ -42,6 +41,12 @@ class Counts:
     rests: bool = False
     float32_states: bool = False
     source: str = field(default="", compare=False, repr=False)
+
+    @property
+    def splits_bias(self) -> bool:
+        """Whether the recurrent bias must stay on the recurrent side: where some gate's parts do not simply add. Their
+        gradients differ too, then."""
+        return bool(self.split_gates)
 
     def extra(self, backward: bool) -> int:
         """Tiles that are live in a step beyond those of an LSTM, to which the plan was fitted: states and saved tensors

@@ -41,7 +41,7 @@ def committed(
             gates=gates,
             states=states,
             saved=derived.get("saved", 0),
-            splits_bias=derived.get("splits_bias", False),
+            split_gates=derived.get("split_gates", ()),
             rests=derived.get("rests", False),
             inner=inner,
             vectors=len(vectors),

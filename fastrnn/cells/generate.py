@@ -48,7 +48,7 @@ def files() -> dict[str, str]:
         found[f"kernels/derived/{cell.name}.py"] = header + _TRITON + "\n" + derived.triton
         imports = _TORCH + "\n" if "torch." in derived.torch else "\n\n"
         found[f"fastrnn/cells/derived/{cell.name}.py"] = header + imports + derived.torch
-        row = {"gates": cell.gates, "states": cell.states, "saved": derived.saved, "splits_bias": derived.splits_bias}
+        row = {"gates": cell.gates, "states": cell.states, "saved": derived.saved, "split_gates": derived.split_gates}
         row |= {"inner": cell.inner, "rests": derived.rests}
         row |= {
             name: getattr(cell, name)

@@ -9,7 +9,7 @@ from fastrnn.derive.expressions import Expression
 from fastrnn.derive.rest import stays_at_zero
 from fastrnn.derive.saving import choose_saved, computable, needed
 from fastrnn.derive.signature import Signature
-from fastrnn.derive.source import Sources, is_additive
+from fastrnn.derive.source import Sources, split_gates
 from fastrnn.derive.tracing import trace, trace_with_saved
 
 
@@ -18,13 +18,13 @@ class Derived(NamedTuple):
 
     Attributes:
         saved: how many tensors a step saves for backward.
-        splits_bias: whether some gate's two parts do more than add.
+        split_gates: the gates whose two parts do more than add.
         rests: whether a unit of zeros stays one.
         triton, torch: the source of its functions, without imports: as `source.Sources` says.
     """
 
     saved: int
-    splits_bias: bool
+    split_gates: tuple[int, ...]
     rests: bool
     triton: str
     torch: str
@@ -37,14 +37,14 @@ def derive(step: Callable[..., Any], of: Signature, name: str) -> Derived:
         TypeError, ValueError: `step` is nothing that can be derived; the message says what was found, and where.
     """
     joint = trace(step, of)
-    saved, additive = choose_saved(joint), is_additive(joint, of)
+    saved, split = choose_saved(joint), split_gates(joint, of)
     again = trace_with_saved(joint, saved, step, of)
     had = {*saved, *(s for s in joint.state if isinstance(s, Expression))}
-    sources = Sources(joint, saved, of, additive)
+    sources = Sources(joint, saved, of, not split)
     closed = computable(needed(again), had)
     return Derived(
         len(saved),
-        not additive,
+        split,
         stays_at_zero(joint, of),
         sources.triton(name),
         sources.torch(name, again if closed else None),

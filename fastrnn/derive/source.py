@@ -16,23 +16,19 @@ _WHOLE = frozenset({"x", "r", "state", "dstate", "through", "dsaved"})
 _Names = dict[Expression, str]
 
 
-def is_additive(joint: Joint, of: Signature) -> bool:
-    """Whether a gate's input part and its recurrent part only ever come as their sum: then so do their biases."""
+def split_gates(joint: Joint, of: Signature) -> tuple[int, ...]:
+    """The gates whose input part and recurrent part come otherwise than as their sum: of the others, biases add too."""
     roots = [*joint.state, *([] if joint.operand is None else [joint.operand])]
-    sums = set(_sums(joint, of))
-    parts = {node: set() for s in sums for node in s.operands}  # type: ignore[var-annotated]  # of expressions
+    sums, split = _sums(joint, of), set()
     for node in in_order(roots):
-        for arg in node.operands:
-            if arg.name in ("x", "r"):
-                parts.setdefault(arg, set()).add(node)
-    return len(sums) == of.gates and all(users <= sums for users in parts.values())
+        split |= {arg.index for arg in node.operands if arg.name in ("x", "r") and node is not sums[arg.index]}
+    return tuple(sorted(split))
 
 
-def _sums(joint: Joint, of: Signature) -> list[Expression]:
+def _sums(joint: Joint, of: Signature) -> list[Value]:
     """The sum of the two parts of each gate."""
     build, own = joint.builder.build, joint.builder.input
-    sums = [build("add", own("x", g), own("r", g)) for g in range(of.gates)]
-    return [s for s in sums if isinstance(s, Expression)]
+    return [build("add", own("x", g), own("r", g)) for g in range(of.gates)]
 
 
 def _literal(value: float) -> str:

@@ -54,7 +54,7 @@ def test_as_few_are_saved_as_by_hand() -> None:
     assert {name: saved[name] for name in by_hand} == by_hand
     assert saved["slstm"] == 4
     assert saved["cifg"] == 3
-    assert {name for name in COUNTS if COUNTS[name].splits_bias} == {"gru", "nas"}
+    assert {name: COUNTS[name].split_gates for name in COUNTS if COUNTS[name].splits_bias} == {"gru": (2,), "nas": (3,)}
 
 
 def test_which_units_stay_at_zero() -> None:
