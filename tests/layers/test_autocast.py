@@ -17,9 +17,8 @@ ERROR = {torch.bfloat16: 2e-2, torch.float16: 3e-3}
 # Of the kernels, whose interpreter is slow.
 INTERPRETED = (
     ("LSTM", "persistent", torch.float16),
-    ("GRU", "persistent", torch.bfloat16),
+    ("RNN", "persistent", torch.bfloat16),
     ("GRU", "stepwise", torch.float16),
-    ("RNN", "stepwise", torch.bfloat16),
 )
 
 

@@ -57,9 +57,7 @@ def _fast(backend: str, name: str, which: str, grad: bool) -> bool:
     if backend not in ("stepwise", "persistent") or "proj_size" in OPTIONS[which]:
         return True
     if "num_layers" in OPTIONS[which]:
-        return (backend, name, grad) in (
-            ("stepwise", "LSTM", True), ("stepwise", "RNN", False), ("persistent", "GRU", False),
-        )  # fmt: skip
+        return (backend, name, grad) in (("stepwise", "RNN", True), ("persistent", "GRU", False))
     return grad == (which == "plain")
 
 
