@@ -50,8 +50,8 @@ class Case:
     Attributes:
         cell, dtype, T, B, H, D: of the scan; `ieee`: products of float32 that are exact.
         lengths, resets: whether rows end early, or start anew.
-        tier, schedule, exchange, block_b, block_h, block_k, group, warps, batch_tiles: of the launch, as in
-            `LaunchConfig`; block_b of 64 is for warpgroup instructions. `chosen`: that of `choose`, instead.
+        tier, schedule, exchange, block_b, block_h, block_k, group, warps, batch_tiles, scatter, stages: of the launch,
+            as in `LaunchConfig`; block_b of 64 is for warpgroup instructions. `chosen`: that of `choose`, instead.
         inputs: what is special about them: a name of `INPUTS`.
         order, weak, seed, cc: of the machine.
         heads: into how many the H units are divided; with H of them R is diagonal, of the "diagonal" tier.
@@ -75,6 +75,8 @@ class Case:
     group: int = 1
     warps: int = 4
     batch_tiles: int = 65535
+    scatter: bool = False
+    stages: int = 1
     chosen: bool = False
     inputs: str = "plain"
     order: str = "grid"
@@ -113,6 +115,10 @@ class Case:
         elif self.tier == "solo":
             size = max(16, 1 << (hidden - 1).bit_length())
             tile = (16, size, size, 1, 1, 1, self.warps)
+        elif self.tier.startswith("wide"):
+            tile = (self.block_b, self.block_h, self.block_k, -(-hidden // self.block_k), 1, 1, self.warps)
+            tile = (*tile, self.batch_tiles, self.scatter and backward, self.stages)
+            return LaunchConfig(self.schedule, self.tier.replace("-", " "), self.exchange, *tile)
         else:
             # Backward, 64 rows have no launch.
             rows = 16 if backward else self.block_b
@@ -126,7 +132,7 @@ class Case:
 _WORDS = {
     "cell": tuple(COUNTS),
     "dtype": tuple(DTYPES),
-    "tier": ("solo", "grid", "streamed", "diagonal"),
+    "tier": ("solo", "grid", "streamed", "diagonal", "wide", "wide-streamed"),
     "schedule": ("persistent", "stepwise"),
     "exchange": ("none", "flag", "barrier"),
 }

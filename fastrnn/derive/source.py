@@ -25,10 +25,11 @@ def split_gates(joint: Joint, of: Signature) -> tuple[int, ...]:
     return tuple(sorted(split))
 
 
-def _sums(joint: Joint, of: Signature) -> list[Value]:
+def _sums(joint: Joint, of: Signature) -> list[Expression]:
     """The sum of the two parts of each gate."""
     build, own = joint.builder.build, joint.builder.input
-    return [build("add", own("x", g), own("r", g)) for g in range(of.gates)]
+    sums = [build("add", own("x", g), own("r", g)) for g in range(of.gates)]
+    return [s for s in sums if isinstance(s, Expression)]
 
 
 def _literal(value: float) -> str:

@@ -19,12 +19,21 @@ from triton.compiler import ASTSource
 from fastrnn.kernels.counts import Counts
 from fastrnn.kernels.plan.configs import LaunchConfig
 from fastrnn.kernels.triton.backward import scan_bwd_kernel
-from fastrnn.kernels.triton.constants import launch_options, phases, scan_constants, starts_elsewhere, steps
+from fastrnn.kernels.triton.constants import (
+    launch_options,
+    phases,
+    scan_constants,
+    starts_elsewhere,
+    steps,
+    wide_constants,
+)
 from fastrnn.kernels.triton.forward import scan_fwd_kernel
+from fastrnn.kernels.triton.wide_backward import wide_bwd_kernel
+from fastrnn.kernels.triton.wide_forward import wide_fwd_kernel
 
 _POINTER_TYPES = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}
 # What is in float32 where a cell keeps its states so.
-_STATES = ("state_ptr", "carry_in_ptr", "carry_out_ptr", "cells_ptr", "dcells_ptr", "saved_ptr")
+_STATES = ("state_ptr", "carry_in_ptr", "carry_out_ptr", "cells0_ptr", "cells_ptr", "dcells_ptr", "saved_ptr")
 _FLOAT_IN_BACKWARD = ("carry_in_ptr", "carry_out_ptr", "dvectors_ptr")
 _INT_ARGUMENTS = ("T", "B", "step0", "step1", "batch0")
 
@@ -68,6 +77,8 @@ def _source(
     heads: int,
 ) -> ASTSource:
     kernel = scan_bwd_kernel if backward else scan_fwd_kernel
+    if config.wide:
+        kernel = wide_bwd_kernel if backward else wide_fwd_kernel
     consts: dict[str, Any] = scan_constants(counts, config, hidden, directions, precision, dtype, heads)
     consts |= steps(counts, backward) | {"PHASE": phase, "HAS_LENGTHS": lengths, "HAS_RESETS": resets}
     if backward:
@@ -75,6 +86,8 @@ def _source(
     else:
         consts |= {"HAS_BIAS": counts.splits_bias, "STORE_CELLS": True, "STORE_SAVED": True}
         consts["HAS_START"] = starts_elsewhere(counts)
+    if config.wide:
+        consts |= wide_constants(counts, config, backward)
     signature: dict[str, str] = {}
     attrs: dict[tuple[int], list[list[Any]]] = {}
     for i, name in enumerate(kernel.arg_names):
@@ -131,7 +144,7 @@ def _weights_stay(ttgir: str, config: LaunchConfig, gates: int) -> bool:
     load in the loop has their shape.
     """
     before, _, loop = ttgir.partition("scf.for")
-    if before.count("ttg.local_alloc") >= gates * config.num_k:
+    if before.count("ttg.local_alloc") >= (1 if config.wide else gates) * config.num_k:
         return True
     split = [str(config.split)] if config.split > 1 else []
     shape = "x".join([*split, str(config.block_k // config.split), str(config.block_h)])
@@ -196,7 +209,7 @@ def _compile(source: ASTSource, config: LaunchConfig, capability: tuple[int, int
         shared=compiled.metadata.shared,
         mma=len(re.findall(r"\bHMMA\b", sass)),
         wgmma=len(re.findall(r"\bHGMMA\b|\bUTCHMMA\b", sass)),
-        resident=config.tier != "streamed" and _weights_stay(compiled.asm["ttgir"], config, gates),
+        resident=config.resident and _weights_stay(compiled.asm["ttgir"], config, gates),
         barriers=sum("BAR.SYNC" in instruction for instruction in loop),
         instructions=len(loop),
     )

@@ -12,7 +12,8 @@ class LaunchConfig:
     Attributes:
         schedule: `"persistent"` (the whole sequence in one launch) or `"stepwise"` (one launch per step).
         tier: `"solo"` (one program holds all of R), `"grid"` (R spread over the grid, resident), `"streamed"` (R read
-            again every step) or `"diagonal"` (no unit needs another: R is diagonal).
+            again every step) or `"diagonal"` (no unit needs another: R is diagonal); of the kernels for many rows
+            `"wide"` (resident) or `"wide streamed"`.
         exchange: how programs hand over h or dr: `"none"`, `"flag"` or `"barrier"` (sync.py).
         block_b, block_h: batch rows and hidden units per program.
         block_k, num_k: the contraction's chunk and the number of chunks.
@@ -20,6 +21,8 @@ class LaunchConfig:
         split: over how many warps one chunk is split.
         num_warps: warps per program.
         batch_tiles: batch tiles per launch; further rows run as further launches (waves).
+        scatter: of a wide backward, whether programs send parts of dh; else they gather dr.
+        stages: chunks on their way at a time, where R is streamed for many rows.
     """
 
     schedule: str
@@ -33,6 +36,18 @@ class LaunchConfig:
     split: int
     num_warps: int
     batch_tiles: int
+    scatter: bool = False
+    stages: int = 1
+
+    @property
+    def wide(self) -> bool:
+        """Whether it is of the kernels for many rows."""
+        return self.tier.startswith("wide")
+
+    @property
+    def resident(self) -> bool:
+        """Whether R stays where it is over the whole time loop."""
+        return self.tier not in ("streamed", "wide streamed")
 
     @property
     def alone(self) -> bool:

@@ -40,13 +40,13 @@ def interpreted() -> bool:
 def scan_constants(
     counts: Counts, config: LaunchConfig, hidden: int, directions: int, precision: str, dtype: str, heads: int = 1
 ) -> dict[str, Any]:
-    """The compile-time arguments that both kernels share, by name.
+    """The compile-time arguments that forward's and backward's kernel share, by name.
 
     `hidden` is the units of one head; `dtype` that of the tensors, by torch's name for it, which is Triton's too.
     """
     # Triton's interpreter multiplies the bit patterns of bfloat16 operands; in float32 their products are exact.
     operand = tl.float32 if dtype == "bfloat16" and interpreted() else getattr(tl, dtype)
-    return {
+    found = {
         "H": hidden,
         "D": directions,
         "HEADS": heads,
@@ -54,23 +54,35 @@ def scan_constants(
         "STATES": counts.states,
         "SAVED": counts.saved,
         "INNER": counts.inner,
-        "RESTS": counts.rests,
         "VECTORS": counts.vectors,
         "CONSTANTS": counts.constants,
-        "SOLO": config.alone,
-        "DIAGONAL": config.tier == "diagonal",
-        "RESIDENT": config.tier != "streamed",
+        "RESIDENT": config.resident,
         "EXCHANGE": config.exchange,
         "BLOCK_B": config.block_b,
         "BLOCK_H": config.block_h,
         "BLOCK_K": config.block_k,
-        "NUM_K": config.num_k,
-        "GROUP": config.group,
-        "SPLIT": config.split,
         "PRECISION": precision,
         "OPERAND": operand,
         "ACC": tl.float64 if dtype == "float64" else tl.float32,
     }
+    if config.wide:
+        return found | {"STAGES": config.stages}
+    return found | {
+        "RESTS": counts.rests,
+        "SOLO": config.alone,
+        "DIAGONAL": config.tier == "diagonal",
+        "NUM_K": config.num_k,
+        "GROUP": config.group,
+        "SPLIT": config.split,
+    }
+
+
+def wide_constants(counts: Counts, config: LaunchConfig, backward: bool) -> dict[str, Any]:
+    """What a kernel for many rows has besides."""
+    if backward:
+        return {"SCATTER": config.scatter, "RESTS": counts.rests}
+    slots = 1 << (counts.gates - counts.inner - 1).bit_length()
+    return {"SPLIT_GATES": sum(1 << g for g in counts.split_gates), "SLOTS": slots}
 
 
 def steps(counts: Counts, backward: bool) -> dict[str, Any]:

@@ -18,9 +18,18 @@ from fastrnn.kernels.plan.choice import RefusedError, SpillsError
 from fastrnn.kernels.plan.configs import LaunchConfig
 from fastrnn.kernels.tensors import Gradients, Inputs, Kept, Results, Upstream
 from fastrnn.kernels.triton.backward import scan_bwd_kernel
-from fastrnn.kernels.triton.constants import launch_options, phases, scan_constants, starts_elsewhere, steps
+from fastrnn.kernels.triton.constants import (
+    launch_options,
+    phases,
+    scan_constants,
+    starts_elsewhere,
+    steps,
+    wide_constants,
+)
 from fastrnn.kernels.triton.forward import scan_fwd_kernel
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE
+from fastrnn.kernels.triton.wide_backward import wide_bwd_kernel
+from fastrnn.kernels.triton.wide_forward import wide_fwd_kernel
 
 _ALIGNMENT = 16  # bytes, the widest load there is
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -55,6 +64,7 @@ class BackwardBuffers(NamedTuple):
     dvectors: Tensor | None
     dx: Tensor
     dr: Tensor
+    parts: Tensor | None
     counter: Tensor
 
 
@@ -84,6 +94,20 @@ def inner_operand(counts: Counts, config: LaunchConfig, like: Tensor) -> Tensor 
     """What the inner gate multiplies, `(T, B, P, H)`, for input parts like `like`; None where nobody else reads it."""
     T, B, P, _, H = like.shape
     return exchange_buffer(config, T, B, P, H, like=like) if counts.inner and not config.alone else None
+
+
+def by_row(states: Tensor, dtype: torch.dtype) -> Tensor:
+    """States `(STATES, P, B, H)` as a time step has them, `(B, P, STATES, H)`: what the kernels for many rows read."""
+    return states.permute(2, 1, 0, 3).to(dtype).contiguous()
+
+
+def parts_buffer(config: LaunchConfig, like: Tensor) -> Tensor | None:
+    """What the programs of a wide backward send each other, for an output like `like`; None where they gather."""
+    if not config.scatter:
+        return None
+    _, B, P, H = like.shape
+    tiles = min(-(-B // config.block_b), config.batch_tiles)
+    return like.new_empty((2, tiles, P, -(-H // config.block_h), config.block_b, config.num_k * config.block_k))
 
 
 def counters(config: LaunchConfig, batch: int, groups: int, like: Tensor) -> Tensor:
@@ -182,7 +206,7 @@ def launch_fwd(
         "x_ptr": x,
         "weight_ptr": weight,
         "bias_ptr": x if bias is None else bias,
-        "h0_ptr": _aligned(state[0].to(x.dtype)),
+        "h0_ptr": _aligned(by_row(state[:1], x.dtype) if config.wide else state[0].to(x.dtype)),
         "lengths_ptr": x if lengths is None else lengths,
         "resets_ptr": _flags(resets, x),
         "vectors_ptr": x if vectors is None else vectors,
@@ -207,7 +231,10 @@ def launch_fwd(
         "STORE_SAVED": saved is not None,
     }
     sizes = (T, B, P, H)
-    _launch(scan_fwd_kernel, config, pointers, counter, sizes, False, order, compiled, spill_limit)
+    kernel = scan_fwd_kernel
+    if config.wide:
+        kernel, compiled = wide_fwd_kernel, compiled | wide_constants(counts, config, False)
+    _launch(kernel, config, pointers, counter, sizes, False, order, compiled, spill_limit)
 
 
 def launch_bwd(
@@ -222,15 +249,13 @@ def launch_bwd(
     """Launch the backward scan on given tensors."""
     dout, _, dcells = upstream
     weight, state, lengths, resets, output, cells, saved, vectors, constants, heads = kept
-    carry_in, carry_out, dvectors, dx, dr, counter = buffers
+    carry_in, carry_out, dvectors, dx, dr, parts, counter = buffers
     T, B, P, H = output.shape
     output = _aligned(output)
     pointers = {
         "dout_ptr": output if dout is None else dout,
         "dcells_ptr": output if dcells is None else dcells,
         "weight_ptr": weight,
-        "h0_ptr": output if state.dtype == output.dtype else state[0].to(output.dtype),
-        "state_ptr": _aligned(state),
         "lengths_ptr": output if lengths is None else lengths,
         "resets_ptr": _flags(resets, output),
         "vectors_ptr": output if vectors is None else vectors,
@@ -244,6 +269,13 @@ def launch_bwd(
         "dx_ptr": dx,
         "dr_ptr": dr,
     }
+    if config.wide:
+        pointers["h0_ptr"] = _aligned(by_row(state[:1], output.dtype))
+        pointers["cells0_ptr"] = _aligned(by_row(state[1:], state.dtype))
+        pointers["parts_ptr"] = dr if parts is None else parts
+    else:
+        pointers["h0_ptr"] = output if state.dtype == output.dtype else state[0].to(output.dtype)
+        pointers["state_ptr"] = _aligned(state)
     compiled = {
         **scan_constants(counts, config, H, P // heads, precision, _name(output.dtype), heads),
         **steps(counts, True),
@@ -255,7 +287,10 @@ def launch_bwd(
         "STORE_DX": counts.splits_bias,
     }
     order, sizes = phases(counts, config), (T, B, P, H)
-    _launch(scan_bwd_kernel, config, pointers, counter, sizes, True, order, compiled, spill_limit)
+    kernel = scan_bwd_kernel
+    if config.wide:
+        kernel, compiled = wide_bwd_kernel, compiled | wide_constants(counts, config, True)
+    _launch(kernel, config, pointers, counter, sizes, True, order, compiled, spill_limit)
 
 
 def scan_fwd(
@@ -326,6 +361,7 @@ def scan_bwd(
         state.new_zeros((counts.vectors, *state.shape[1:]), dtype=accumulator) if counts.vectors else None,
         torch.empty_like(dr) if counts.splits_bias else dr,
         dr,
+        parts_buffer(config, output),
         counters(config, B, P, output),
     )
     launch_bwd(upstream, kept, buffers, counts, config, precision, spill_limit)

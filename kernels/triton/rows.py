@@ -67,6 +67,19 @@ def idle_steps(begin, end, d, step0, step1):
 
 
 @triton.jit
+def fill_idle(ptr, COUNT: tl.constexpr, begin, end, step0, step1, offs_b, units, mask, p, T, B,
+              H: tl.constexpr, P: tl.constexpr, HEADS: tl.constexpr):  # fmt: skip
+    """Zero in a (T, B, P, COUNT * H) tensor at the steps that `active_steps` leaves out."""
+    d = p // HEADS
+    first, last = idle_steps(begin, end, d, step0, step1)
+    for step in range(first, last):
+        t = tl.where(d == 0, step, T - 1 - step)
+        rows = row_pointers(ptr, t, offs_b, p, B, P, COUNT * H)[:, None] + units[None, :]
+        for i in tl.static_range(COUNT):
+            tl.store(rows + i * H, tl.zeros(mask.shape, dtype=ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def load_cut(resets_ptr, t, offs_b, mask_b, length, d, B):
     """[BLOCK_B]: whether a row starts its step at t from zero state: where a sequence starts at t, or, for the reverse
     direction, at the t + 1 that it comes from. A row's own end is no such boundary."""

@@ -66,6 +66,8 @@ EXCEPTIONS = dict.fromkeys(
     (
         "fastrnn.kernels.triton.forward.scan_fwd_kernel",
         "fastrnn.kernels.triton.backward.scan_bwd_kernel",
+        "fastrnn.kernels.triton.wide_forward.wide_fwd_kernel",
+        "fastrnn.kernels.triton.wide_backward.wide_bwd_kernel",
     ),
     "one Triton kernel: a function for its parts would take dozens of values, and what is compiled might change",
 )

@@ -104,7 +104,7 @@ def _exchange(scan: Scan, exchange: str) -> tuple[list[Tensor], list[Tensor], li
     forward = ForwardBuffers(scan.state, final, output, inner, cells, saved, arrivals[0])
     _run_together(programs, lambda: launch_fwd(scan.inputs(), forward, cell, config, "ieee"))
     upstream, kept = Upstream(scan.dout, scan.dfinal, scan.dcells), scan.kept(Results(output, final, cells, saved))
-    backward = BackwardBuffers(scan.dfinal, dstate, None, dx, dr, arrivals[1])
+    backward = BackwardBuffers(scan.dfinal, dstate, None, dx, dr, None, arrivals[1])
     _run_together(programs, lambda: launch_bwd(upstream, kept, backward, cell, config, "ieee"))
     dstate[0] += first_step(dr, kept, cell)
     return [output, final, cells], [dx, dstate, dr.sum((0, 1))], arrivals
