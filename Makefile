@@ -16,7 +16,7 @@ PARTS ?=
 LIMIT ?=
 COMMIT ?=
 
-.PHONY: bench bench-full test test-all test-oldest test-newest pytest test-gpu gpu-hour docs build format clean
+.PHONY: bench bench-full model test test-all test-oldest test-newest pytest test-gpu gpu-hour docs build format clean
 
 # Benchmark: fastrnn against torch.nn, on the GPU if there is one, else on the CPU with a report on the GPU kernels.
 bench: $(BENCH_NEEDS)
@@ -27,6 +27,11 @@ bench-full: $(BENCH_NEEDS)
 	mkdir -p bench/results
 	$(BENCH) run --full --resume --json bench/results $(if $(COMMIT),--commit $(COMMIT)); code=$$?; \
 	$(BENCH) report bench/results/*.jsonl; exit $$code
+
+# What the cost models say of LSTMs and GRUs: the table in bench/model/, and the pages that have parts of it.
+model: $(BENCH_NEEDS)
+	$(BENCH) model --table --json bench/model/sm_90.jsonl \
+	  --page docs/inside/model.md --page docs/guide/drop-in.md --page bench/NOTES.md
 
 # Lint, type-check, and every test that needs no GPU.
 test: $(VENV)/ready

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from fastrnn.bench import commands
 from fastrnn.bench.gpu import kernels
-from fastrnn.bench.rows import cases, cells, files
+from fastrnn.bench.rows import cases, cells, files, modelled
 from fastrnn.bench.rows.errors import BenchError, LostGPUError
 from fastrnn.kernels.plan.devices import DEVICES
 
@@ -119,6 +119,23 @@ def _add_kernels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="append one JSON object per row")
 
 
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--arch", choices=list(DEVICES), default="sm_90", help="GPU, here or not (default: sm_90)")
+    _add_cell(parser, "cell (default: lstm)")
+    _several(parser, "--mode", "forward (inference) or train (forward and backward)", choices=cases.MODES)
+    words = f"dtype; float32 has TF32 products, as torch's by default, {modelled.EXACT} exact ones (default: bfloat16)"
+    _several(parser, "--dtype", words, choices=modelled.DTYPES)
+    _several(parser, "--shape", "T,B,I,H or T,B,I,H,layers", type=cases.parse_shape, metavar="T,B,I,H[,layers]")
+    parser.add_argument("--bidirectional", action="store_true", help="run the layers in both directions")
+    sets = parser.add_mutually_exclusive_group()
+    sets.add_argument(
+        "--table", action="store_true", help="the rows of bench/model/; takes no option that chooses rows"
+    )
+    sets.add_argument("--grid", action="store_true", help="all that the choice is tested over, likewise; minutes")
+    parser.add_argument("--json", metavar="FILE", help="write one JSON object per row, in place of what is there")
+    _several(parser, "--page", "with --table: page whose parts are written anew", metavar="FILE")
+
+
 def _add_packed(parser: argparse.ArgumentParser) -> None:
     _several(parser, "--time", "length of the longest row (default: 4 to 400)", type=_positive, metavar="T")
     _several(parser, "--batch", "batch size (default: 4 to 64)", type=_positive, metavar="B")
@@ -175,6 +192,11 @@ _COMMANDS = (
     ("report", _add_report, "print results as tables in Markdown"),
     ("plot", _add_plot, "draw results: time against H and B, the ratio over both, time against the model's limit"),
     ("kernels", _add_kernels, "compile the GPU kernels with no GPU present, and report what they use"),
+    (
+        "model",
+        _add_model,
+        "what the cost models give a layer on a GPU that need not be here: our time, torch's, the limit",
+    ),
     ("packed", _add_packed, "time training on rows of unequal length on a CPU, by torch's layer and by the scan"),
     ("compile", _add_compile, "compile what rows will launch beforehand, on all cores"),
     ("machine", _add_machine, "measure the constants of the cost model on this GPU"),

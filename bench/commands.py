@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from fastrnn.bench.gpu import executed
 from fastrnn.bench.gpu import kernels as kernel_report
-from fastrnn.bench.rows import cases, checkout, files, journal, record
+from fastrnn.bench.rows import cases, checkout, files, journal, modelled, record
 from fastrnn.bench.rows.errors import BenchError
+from fastrnn.kernels.plan.devices import DEVICES
 
 if TYPE_CHECKING:
     from fastrnn.bench.measuring.run import Plan
@@ -157,6 +158,33 @@ def kernels(arguments: argparse.Namespace) -> int:
         arguments.schedule,
     )
     return kernel_report.report(todo, arguments.json, arguments.executed)
+
+
+def model(arguments: argparse.Namespace) -> int:
+    from fastrnn.bench.gpu import model
+    from fastrnn.bench.showing.modelled import fill
+
+    chooses = (arguments.cell, arguments.mode, arguments.dtype, arguments.shape, arguments.bidirectional)
+    if arguments.table or arguments.grid:
+        name = "table" if arguments.table else "grid"
+        if any(chooses):
+            arguments.parser.error(f"--{name} is a set of its own: it takes no option that chooses rows")
+        todo = getattr(modelled, name)()
+    else:
+        dtype, shape = cases.DEFAULTS[True]
+        cells, modes = arguments.cell or ["lstm"], arguments.mode or cases.MODES
+        shapes = arguments.shape or [shape]
+        todo = cases.product(cells, modes, arguments.dtype or [dtype], shapes, arguments.bidirectional)
+    if arguments.page and not arguments.table:
+        arguments.parser.error("--page takes the rows of --table, and no others")
+    files.check_writable(arguments)
+    device = DEVICES[arguments.arch]
+    rows = model.report(todo, device)
+    if arguments.json is not None:
+        model.write(arguments.json, rows)
+    for page in arguments.page or ():
+        fill(Path(page), rows, device)
+    return 0
 
 
 def compile(arguments: argparse.Namespace) -> int:

@@ -191,6 +191,25 @@ def covering(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
     return found
 
 
+# Time steps for so many rows: with 512 units an LSTM's gates are more than 2^31 numbers at the end, and memory stays
+# far below 80 GB, the check's and torch's included.
+_MANY_ROWS = {256: 256, 1024: 128, 4096: 64, 16384: 32, 65536: 20}
+
+
+def _many_rows() -> list[Case]:
+    """Where a step is work rather than a wait."""
+
+    def shapes(*hidden: int) -> list[Shape]:
+        return [Shape(T, B, n, n) for B, T in _MANY_ROWS.items() for n in hidden]
+
+    return [
+        *product(["lstm"], ["train"], ["bfloat16"], shapes(64, 128, 192, 256, 512)),
+        *product(["gru"], ["train"], ["bfloat16"], shapes(128, 512)),
+        *product(["lstm"], ["forward"], ["bfloat16"], shapes(256)),
+        *product(["lstm"], ["train"], ["float32"], shapes(256)),
+    ]
+
+
 def full() -> list[Case]:
     """All that is reported of a GPU. Large layers get short sequences: the whole is to take less than 20 minutes."""
     widths = [256, 512, 768, 1024]
@@ -213,5 +232,6 @@ def full() -> list[Case]:
         *product(["lstm", "gru", "rnn_tanh"], ["train"], ["bfloat16"], [Shape(512, 32, 512, 512)], lengths="uniform"),
         *_extras(Shape(512, 64, 512, 512), Shape(128, 16, 512, 512), "bfloat16"),
         *product(["lstm", "gru"], ["forward"], ["bfloat16"], steps),
+        *_many_rows(),
     ]
     return list(dict.fromkeys(rows))

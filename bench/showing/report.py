@@ -17,7 +17,8 @@ BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 PICTURE = Path("bench/results/speed.svg")
 NOT_MEASURED = "Speed: not yet measured on a GPU.\n"
 _HEADINGS = ("cell", "mode", "dtype", "T, B, I, H", "layers", "extras", "fastrnn", "peer", "its time", "ratio", "error")
-_OTHERS = "others"  # a column where there are any
+_OPTIONAL = ("MB", "its MB", "others")  # columns where there are any
+_MEMORY = "; MB: the GPU memory that a call takes at the most, weights and inputs included"
 
 
 def _machine(env: Environment) -> str:
@@ -28,6 +29,12 @@ def _machine(env: Environment) -> str:
 
 def _time(timing: Timing | None) -> str:
     return "-" if timing is None else f"{timing.us:.2f} ({timing.p20:.2f}-{timing.p80:.2f})"
+
+
+def _memory(rows: Sequence[Row]) -> str:
+    """The most that a call took."""
+    found = [row.peak_mb for row in rows if row.peak_mb is not None]
+    return f"{max(found):.0f}" if found else "-"
 
 
 def _table_row(pair: Pair) -> list[str]:
@@ -49,6 +56,8 @@ def _table_row(pair: Pair) -> list[str]:
         _time(pair.theirs),
         "-" if pair.ratio is None else f"{pair.ratio:.2f}",
         "-" if error is None else f"{error:.0e}",
+        _memory(ours),
+        _memory(pair.rows.get(pair.peer, ())),
         ", ".join(f"{name} {_time(timing)}" for name, timing in others.items() if timing is not None) or "-",
     ]
 
@@ -67,9 +76,9 @@ def _part(rows: Sequence[Row]) -> list[str]:
     first, found = rows[0], pairs(rows)
     env = first.environment()
     code = f"fastrnn {env.fastrnn}" + (f" at `{first.commit}`" if first.commit else "")
-    table = [[*_HEADINGS, _OTHERS], *map(_table_row, found)]
-    if all(line[-1] == "-" for line in table[1:]):
-        table = [line[:-1] for line in table]
+    table = [[*_HEADINGS, *_OPTIONAL], *map(_table_row, found)]
+    empty = [len(_HEADINGS) <= i and {*column[1:]} == {"-"} for i, column in enumerate(zip(*table, strict=True))]
+    table = [[cell for cell, left_out in zip(line, empty, strict=True) if not left_out] for line in table]
     versions = env.versions("torch", "triton", "cudnn", "python")
     headings, *lines = (f"| {' | '.join(line)} |" for line in table)
     return [
@@ -80,7 +89,7 @@ def _part(rows: Sequence[Row]) -> list[str]:
         "```",
         "",
         "Median time per time step of a call in microseconds (p20-p80); ratio: the peer's time over fastrnn's, above 1 "
-        "is faster than the peer; error: against float64.",
+        f"is faster than the peer; error: against float64{_MEMORY if 'MB' in table[0] else ''}.",
         *_summary(verdicts(found)),
         "",
         headings,

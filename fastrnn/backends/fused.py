@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fastrnn.kernels.plan import devices
+from fastrnn.kernels.plan import configs, devices
 from fastrnn.kernels.plan.choice import Launches
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
 from fastrnn.kernels.plan.devices import Device
@@ -151,10 +151,7 @@ def _running(problem: Problem, schedule: str) -> list[LaunchConfig | None]:
 
 def describe(problem: Problem, schedule: str) -> str:
     """The launches that were chosen, in words."""
-    plans = [plan.describe() for plan in _running(problem, schedule) if plan is not None]
-    if len(plans) == 2 and plans[0] != plans[1]:
-        return f"forward: {plans[0]}; backward: {plans[1]}"
-    return plans[0]
+    return configs.describe([plan for plan in _running(problem, schedule) if plan is not None])
 
 
 def _precision() -> str:

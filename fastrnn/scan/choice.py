@@ -17,6 +17,7 @@ from torch import Tensor
 from fastrnn import tracers
 from fastrnn.backends import aten, handover, packed_cost, persistent, reference, stepwise
 from fastrnn.cells import Cell, named
+from fastrnn.kernels.plan.rule import Batches, among
 from fastrnn.scan.problem import Backend, Extras, Problem, Stack
 
 BACKENDS: tuple[Backend, ...] = (persistent.BACKEND, stepwise.BACKEND, aten.BACKEND, reference.BACKEND)
@@ -70,19 +71,19 @@ def _selected(
     backend: str, cell: str, dtype: torch.dtype, device: torch.device, hidden: int, directions: int, layers: int,
     projection: int, grad: bool, packed: bool, lengths: bool, resets: bool, cells: bool, transformed: bool,
     single: bool, evaluating: bool, heads: int, switches: object,
-) -> tuple[str, bool, int | None]:  # fmt: skip
-    """`select(...).name`; whether its own layers do it all; and from which batch on torch's do so all the same.
+) -> tuple[str, bool, Batches]:  # fmt: skip
+    """`select(...).name`; whether its own layers do it all; and for which batches torch's do so all the same.
     Remembered, by plain values: this is on the path of every call, where microseconds count."""
     problem = Problem(
         named(cell), dtype, device, 0, 0, hidden, directions, layers, projection, grad, packed, lengths, resets, cells,
         transformed, single, evaluating, heads=heads,
     )  # fmt: skip
     chosen = select(problem, backend)
-    most = handover.torchs_from(problem) if backend == "auto" and chosen.name != _ATEN else None
-    return chosen.name, chosen.lacks(problem) is None, most
+    theirs = handover.torchs_batches(problem) if backend == "auto" and chosen.name != _ATEN else ()
+    return chosen.name, chosen.lacks(problem) is None, theirs
 
 
-def _selected_at_tracing(*values: Any) -> tuple[str, bool, int | None]:
+def _selected_at_tracing(*values: Any) -> tuple[str, bool, Batches]:
     """While torch.compile traces, the choice is made once and becomes part of the graph."""
     return _selected(*values, handover.switches())
 
@@ -91,13 +92,13 @@ def _selected_at_tracing(*values: Any) -> tuple[str, bool, int | None]:
 def _step_selected(
     backend: str, cell: str, dtype: torch.dtype, device: torch.device, hidden: int, grad: bool, transformed: bool,
     switches: object,
-) -> tuple[str, bool, int | None]:  # fmt: skip
+) -> tuple[str, bool, Batches]:  # fmt: skip
     """`_selected` for one step, by the values that vary there: looking up fewer takes less."""
     asked = (False, False, False, False)
     return _selected(backend, cell, dtype, device, hidden, 1, 1, 0, grad, *asked, transformed, True, False, 1, switches)
 
 
-def _step_selected_at_tracing(*values: Any) -> tuple[str, bool, int | None]:
+def _step_selected_at_tracing(*values: Any) -> tuple[str, bool, Batches]:
     return _step_selected(*values, handover.switches())
 
 
@@ -106,12 +107,12 @@ _selected_at_tracing._dynamo_marked_constant = True  # type: ignore[attr-defined
 _step_selected_at_tracing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _is_at_least(batch: int, most: int) -> bool:
-    """Whether a batch has so many rows; under torch.compile, with a batch that varies, the one guard on
+def _is_theirs(batch: int, theirs: Batches) -> bool:
+    """Whether a batch is one for torch's kernels; under torch.compile, with a batch that varies, the only guards on
     it. What is exported or traced must serve every batch, and is not chosen by that of the example."""
     if tracers.exporting() or tracers.jit_tracing():
         return False
-    return batch >= most
+    return among(batch, theirs)
 
 
 def choose(
@@ -147,11 +148,11 @@ def choose(
     of = (cell.name, input.dtype, device, hidden, directions, layers, projection, grad, packed, lengths is not None,
           resets is not None, cells)  # fmt: skip
     if recorder == tracers.COMPILED:
-        name, whole, most = _selected_at_tracing(backend, *of, False, False, not training, heads)
+        name, whole, theirs = _selected_at_tracing(backend, *of, False, False, not training, heads)
     else:
         switches = None if device.type == "cpu" else handover.switches()
-        name, whole, most = _selected(backend, *of, tracers.transformed(), False, not training, heads, switches)
-    if most is not None and _is_at_least(state.shape[1], most):
+        name, whole, theirs = _selected(backend, *of, tracers.transformed(), False, not training, heads, switches)
+    if theirs and _is_theirs(state.shape[1], theirs):
         name, whole = _ATEN, True
     chosen = BY_NAME[name]
     if recorder is None:
@@ -196,11 +197,11 @@ def choose_step(
     """`choose` for one step of a cell module: who runs it, and whether by a step of its own."""
     of = (backend, cell.name, input.dtype, input.device, hidden, grad)
     if recorder == tracers.COMPILED:
-        name, whole, most = _step_selected_at_tracing(*of, False)
+        name, whole, theirs = _step_selected_at_tracing(*of, False)
     else:
         switches = None if input.is_cpu else handover.switches()
-        name, whole, most = _step_selected(*of, tracers.transformed(), switches)
-    if most is not None and _is_at_least(input.shape[0], most):
+        name, whole, theirs = _step_selected(*of, tracers.transformed(), switches)
+    if theirs and _is_theirs(input.shape[0], theirs):
         return aten.BACKEND, True
     return BY_NAME[name], whole
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -107,6 +108,12 @@ class ScanShape:
     def out(self) -> int:
         """Accumulators per unit: one per gate forward, dh backward."""
         return 1 if self.backward else self.gates
+
+
+def describe(launches: Sequence[LaunchConfig]) -> str:
+    """The launches of a layer's passes, in words."""
+    texts = [launch.describe() for launch in launches]
+    return f"forward: {texts[0]}; backward: {texts[1]}" if len({*texts}) == 2 else texts[0]
 
 
 def ceil_div(a: int, b: int) -> int:

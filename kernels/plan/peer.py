@@ -1,9 +1,9 @@
 """torch's own kernels on a GPU, cuDNN's: which algorithm PyTorch asks for, and what a step of it takes at its best.
 
-The other side of `cost.step_cost`: `"auto"` hands over where a scan would take `MARGIN` times as long as this says.
-Nothing here was measured by this project: the constants come from the published times in `PUBLISHED`, from GPUs of
-several years, and every estimate stays below them, since what hands over should know the peer's best rather than its
-average. All times are microseconds, all sizes bytes.
+The other side of `cost.step_cost`; `rule` has both, and hands over where a scan would take `MARGIN` times as long as
+this says. Nothing here was measured by this project: the constants come from the published times in `PUBLISHED`, from
+GPUs of several years, and every estimate stays below them, since what hands over should know the peer's best rather
+than its average. All times are microseconds, all sizes bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from fastrnn.kernels.counts import Counts
 from fastrnn.kernels.plan.devices import Device
 
+# The cells that torch has kernels of.
+CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 # How many times as long as torch's kernels ours may take, by both models, or by how much in a pass: below that, models
 # fitted to nothing measured cannot tell, and what ours do besides (the same bits always, second derivatives) counts.
 MARGIN, SLACK_US = 1.5, 2.0

@@ -24,6 +24,7 @@ from fastrnn.bench.providers.provider import State
 from fastrnn.bench.providers.torchs import TorchNN
 from fastrnn.bench.rows import cases, journal, record
 from fastrnn.bench.rows.cases import Case, Shape
+from fastrnn.kernels.counts import COUNTS
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {
@@ -117,7 +118,7 @@ def test_covering() -> None:
 
 def test_full_set() -> None:
     rows = cases.full()
-    assert len(rows) == len(set(rows)) <= 100
+    assert len(rows) == len(set(rows)) <= 140
     best = [row for row in rows if (row.cell, row.dtype, row.mode) == ("lstm", "float16", "train")]
     sizes = itertools.product((256, 512, 768, 1024), (8, 16, 32, 64, 128))
     assert {(row.H, row.B) for row in best} == set(sizes)
@@ -128,6 +129,28 @@ def test_full_set() -> None:
         assert any((row.bidirectional, row.layers) == (both, layers) for row in rows)
     assert {row.T for row in rows} >= {1, 512}
     assert sum(row.lengths == "uniform" for row in rows) >= 3
+
+
+def test_the_full_set_has_many_rows() -> None:
+    """Of batches whose steps are work; one of them of tensors whose elements 32 bits cannot count."""
+    rows = [row for row in cases.full() if row.B >= 256 and row.layers == 1 and not row.bidirectional]
+    batches = (256, 1024, 4096, 16384, 65536)
+    trained = {(row.H, row.B) for row in rows if (row.cell, row.mode, row.dtype) == ("lstm", "train", "bfloat16")}
+    assert trained >= set(itertools.product((64, 128, 192, 256, 512), batches))
+    for kind in (("gru", "train", "bfloat16"), ("lstm", "forward", "bfloat16"), ("lstm", "train", "float32")):
+        assert {row.B for row in rows if (row.cell, row.mode, row.dtype) == kind} >= set(batches), kind
+    assert max(row.T * row.B * COUNTS[row.cell].gates * row.H for row in rows) > 2**31
+    assert {providers.peer_of(row) for row in rows} == {"torch.nn"}
+
+
+def test_the_full_set_fits_the_memory() -> None:
+    """Of 80 GB: what a layer keeps, the gates' input part and its gradient, and the inputs that rotate; twice the
+    outputs of the check in float64 beside."""
+    for row in cases.full():
+        counts, width = COUNTS[row.cell], row.layers * (2 if row.bidirectional else 1)
+        kept = (counts.states + counts.saved + 1) * width if row.train else 2
+        elements = row.T * row.B * row.H * (kept + 2 * counts.gates + 3 * 3 * width)
+        assert elements * (4 if row.dtype == "float32" else 2) < 60e9, row
 
 
 def test_full_set_needs_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:

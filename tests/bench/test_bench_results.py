@@ -454,6 +454,19 @@ def test_report_names_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "others" not in capsys.readouterr().out
 
 
+def test_report_shows_the_memory_of_a_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The larger of repetitions, beside the peer's; no columns where nobody's is known."""
+    rows = [dataclasses.replace(ROW, peak_mb=mb) for mb in (700.4, 900.6)]
+    file = _write(tmp_path / "a.jsonl", *rows, dataclasses.replace(PEER, peak_mb=1234.0))
+    assert cli.main(["report", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "| ratio | error | MB | its MB |\n" in out
+    assert "| 901 | 1234 |\n" in out
+    assert "against float64; MB: the GPU memory that a call takes" in out
+    assert cli.main(["report", str(_write(tmp_path / "b.jsonl", ROW, PEER))]) == 0
+    assert " MB" not in capsys.readouterr().out
+
+
 def test_env(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["env"]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
