@@ -31,11 +31,11 @@ def sigmoid(x, FAST: tl.constexpr):
 
 @triton.jit
 def tanh(x, FAST: tl.constexpr):
-    """tanh to a few float32 units in the last place; FAST, to 2e-5 relative.
+    """tanh to a few float32 units in the last place; FAST, to 5e-5 relative.
 
     `(1 - e) / (1 + e)` with `e = exp(-2|x|)` never overflows, but cancels near zero, where the odd Taylor series
     (error below 6e-8 relative for |x| < 0.2) takes over. Triton has no tanh of its own, and libdevice's does not run
-    in the interpreter. FAST, `1 - 2 / (1 + exp(2x))` has an absolute error of 4e-7, and near zero x itself takes over.
+    in the interpreter. FAST, `1 - 2 / (1 + exp(2x))` has an absolute error of 5e-7, and near zero x itself takes over.
     """
     if FAST:
         far = 1.0 - 2.0 * reciprocal_approximate(1.0 + exp2_approximate(x * 2.8853900817779268))
