@@ -2,7 +2,7 @@
 
 Names are those of torch's operators, into whose core set torch itself takes most others apart (`tracing.py`). Triton's
 text must be what torch computes for every number: a NaN survives a maximum, and log1p and expm1 keep what is near zero.
-Functions without a module are those of `kernels/triton/pointwise.py`.
+Functions without a module are those of `kernels/triton/pointwise.py`; FAST is an argument of what is printed.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ OPERATORS: dict[str, Operator] = {
     "div": Operator("{0} / {1}", "{0} / {1}"),
     "neg": Operator("-{0}", "-{0}"),
     "abs": Operator("torch.abs({0})", "tl.abs({0})"),
-    "sigmoid": Operator("torch.sigmoid({0})", "sigmoid({0})"),
-    "tanh": Operator("torch.tanh({0})", "tanh({0})"),
+    "sigmoid": Operator("torch.sigmoid({0})", "sigmoid({0}, FAST)"),
+    "tanh": Operator("torch.tanh({0})", "tanh({0}, FAST)"),
     "exp": Operator("torch.exp({0})", "tl.exp({0})"),
     "exp2": Operator("torch.exp2({0})", "tl.exp2({0})"),
     "expm1": Operator("torch.expm1({0})", "expm1({0})"),

@@ -102,6 +102,10 @@ def _missing(roots: Iterable[Value], names: _Names) -> Iterable[Expression]:
             yield from visit(root)
 
 
+def _jit(name: str, arguments: str) -> str:
+    return f"@triton.jit\ndef {name}({arguments}, FAST: tl.constexpr):"
+
+
 def _tuple(values: Sequence[str]) -> str:
     return "(" + ", ".join(values) + ("," if len(values) == 1 else "") + ")"
 
@@ -145,11 +149,11 @@ class Sources:
         if joint.operand is not None:
             body = _Body("triton", self._forward_names(), "state[0]")
             (operand,) = body.add([joint.operand])
-            functions.append(body.function(f"@triton.jit\ndef {name}_inner_fwd(x, r, state, given):", operand))
+            functions.append(body.function(_jit(f"{name}_inner_fwd", "x, r, state, given"), operand))
         body = _Body("triton", self._forward_names(), "state[0]")
         new, kept = body.add(joint.state), body.add(self.saved)
         results = f"{_tuple(new)}, {_tuple(kept)}"
-        functions.append(body.function(f"@triton.jit\ndef {name}_fwd(x, r, state, given):", results))
+        functions.append(body.function(_jit(f"{name}_fwd", "x, r, state, given"), results))
         starts = ", ".join("zero" if v == 0 else f"zero + {v!r}" for v in self.initial)
         comma = "," if of.states == 1 else ""
         functions.append(f"@triton.jit\ndef {name}_start(zero):\n    return ({starts}{comma})\n")
@@ -157,14 +161,14 @@ class Sources:
         if of.inner:
             body = _Body("triton", self._backward_names(), "dstate[0]")
             (dinner,) = body.add([joint.dr[-1]])
-            functions.append(body.function(f"@triton.jit\ndef {name}_inner_bwd({arguments}):", dinner))
+            functions.append(body.function(_jit(f"{name}_inner_bwd", arguments), dinner))
             arguments += ", through"
         names = self._backward_names()
         if of.inner:
             names[joint.builder.input("through", 0)] = "through"
         body = _Body("triton", names, "dstate[0]")
         results = ", ".join(_tuple(body.add(g)) for g in (joint.dx, joint.dr, joint.dstate, joint.dvectors))
-        functions.append(body.function(f"@triton.jit\ndef {name}_bwd({arguments}):", results))
+        functions.append(body.function(_jit(f"{name}_bwd", arguments), results))
         return "\n\n".join(functions)
 
     def torch(self, name: str, again: Joint | None) -> str:

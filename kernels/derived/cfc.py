@@ -7,16 +7,16 @@ from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, rel
 
 
 @triton.jit
-def cfc_fwd(x, r, state, given):
+def cfc_fwd(x, r, state, given, FAST: tl.constexpr):
     v0 = x[0] + r[0]
-    v1 = tanh(v0)
+    v1 = tanh(v0, FAST)
     v2 = x[2] + r[2]
     v3 = v2 * given[0]
     v4 = x[3] + r[3]
     v5 = v3 + v4
-    v6 = sigmoid(v5)
+    v6 = sigmoid(v5, FAST)
     v7 = x[1] + r[1]
-    v8 = tanh(v7)
+    v8 = tanh(v7, FAST)
     v9 = v8 - v1
     v10 = v6 * v9
     v11 = v1 + v10
@@ -29,7 +29,7 @@ def cfc_start(zero):
 
 
 @triton.jit
-def cfc_bwd(dstate, saved, state_prev, state, given):
+def cfc_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v0 = dstate[0] * saved[1]
     v1 = dstate[0] - v0
     v2 = saved[0] * saved[0]

@@ -7,18 +7,18 @@ from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, rel
 
 
 @triton.jit
-def cifg_fwd(x, r, state, given):
+def cifg_fwd(x, r, state, given, FAST: tl.constexpr):
     v0 = x[2] + r[2]
-    v1 = sigmoid(v0)
+    v1 = sigmoid(v0, FAST)
     v2 = x[0] + r[0]
-    v3 = sigmoid(v2)
+    v3 = sigmoid(v2, FAST)
     v4 = v3 * state[1]
     v5 = 1.0 - v3
     v6 = x[1] + r[1]
-    v7 = tanh(v6)
+    v7 = tanh(v6, FAST)
     v8 = v5 * v7
     v9 = v4 + v8
-    v10 = tanh(v9)
+    v10 = tanh(v9, FAST)
     v11 = v1 * v10
     return (v11, v9), (v1, v3, v7)
 
@@ -29,9 +29,9 @@ def cifg_start(zero):
 
 
 @triton.jit
-def cifg_bwd(dstate, saved, state_prev, state, given):
+def cifg_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v0 = dstate[0] * saved[0]
-    v1 = tanh(state[1])
+    v1 = tanh(state[1], FAST)
     v2 = v1 * v1
     v3 = 1.0 - v2
     v4 = v0 * v3

@@ -7,14 +7,14 @@ from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, rel
 
 
 @triton.jit
-def gru_fwd(x, r, state, given):
+def gru_fwd(x, r, state, given, FAST: tl.constexpr):
     v0 = x[0] + r[0]
-    v1 = sigmoid(v0)
+    v1 = sigmoid(v0, FAST)
     v2 = v1 * r[2]
     v3 = x[2] + v2
-    v4 = tanh(v3)
+    v4 = tanh(v3, FAST)
     v5 = x[1] + r[1]
-    v6 = sigmoid(v5)
+    v6 = sigmoid(v5, FAST)
     v7 = state[0] - v4
     v8 = v6 * v7
     v9 = v4 + v8
@@ -27,7 +27,7 @@ def gru_start(zero):
 
 
 @triton.jit
-def gru_bwd(dstate, saved, state_prev, state, given):
+def gru_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v0 = dstate[0] * saved[3]
     v1 = dstate[0] - v0
     v2 = saved[2] * saved[2]

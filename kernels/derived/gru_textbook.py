@@ -7,24 +7,24 @@ from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, rel
 
 
 @triton.jit
-def gru_textbook_inner_fwd(x, r, state, given):
+def gru_textbook_inner_fwd(x, r, state, given, FAST: tl.constexpr):
     v0 = x[0] + r[0]
-    v1 = sigmoid(v0)
+    v1 = sigmoid(v0, FAST)
     v2 = v1 * state[0]
     return v2
 
 
 @triton.jit
-def gru_textbook_fwd(x, r, state, given):
+def gru_textbook_fwd(x, r, state, given, FAST: tl.constexpr):
     v0 = x[2] + r[2]
-    v1 = tanh(v0)
+    v1 = tanh(v0, FAST)
     v2 = x[1] + r[1]
-    v3 = sigmoid(v2)
+    v3 = sigmoid(v2, FAST)
     v4 = state[0] - v1
     v5 = v3 * v4
     v6 = v1 + v5
     v7 = x[0] + r[0]
-    v8 = sigmoid(v7)
+    v8 = sigmoid(v7, FAST)
     return (v6,), (v1, v3, v8)
 
 
@@ -34,7 +34,7 @@ def gru_textbook_start(zero):
 
 
 @triton.jit
-def gru_textbook_inner_bwd(dstate, saved, state_prev, state, given):
+def gru_textbook_inner_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v0 = dstate[0] * saved[1]
     v1 = dstate[0] - v0
     v2 = saved[0] * saved[0]
@@ -44,7 +44,7 @@ def gru_textbook_inner_bwd(dstate, saved, state_prev, state, given):
 
 
 @triton.jit
-def gru_textbook_bwd(dstate, saved, state_prev, state, given, through):
+def gru_textbook_bwd(dstate, saved, state_prev, state, given, through, FAST: tl.constexpr):
     v0 = through * state_prev[0]
     v1 = v0 * saved[2]
     v2 = 1.0 - saved[2]

@@ -7,7 +7,7 @@ from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, rel
 
 
 @triton.jit
-def indrnn_fwd(x, r, state, given):
+def indrnn_fwd(x, r, state, given, FAST: tl.constexpr):
     v0 = x[0] + r[0]
     v1 = relu(v0)
     return (v1,), ()
@@ -19,7 +19,7 @@ def indrnn_start(zero):
 
 
 @triton.jit
-def indrnn_bwd(dstate, saved, state_prev, state, given):
+def indrnn_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v0 = state[0] <= 0.0
     v1 = tl.where(v0, 0.0, dstate[0])
     return (v1,), (v1,), (tl.zeros_like(dstate[0]),), ()

@@ -7,11 +7,11 @@ from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, rel
 
 
 @triton.jit
-def ligru_fwd(x, r, state, given):
+def ligru_fwd(x, r, state, given, FAST: tl.constexpr):
     v0 = x[1] + r[1]
     v1 = relu(v0)
     v2 = x[0] + r[0]
-    v3 = sigmoid(v2)
+    v3 = sigmoid(v2, FAST)
     v4 = state[0] - v1
     v5 = v3 * v4
     v6 = v1 + v5
@@ -24,7 +24,7 @@ def ligru_start(zero):
 
 
 @triton.jit
-def ligru_bwd(dstate, saved, state_prev, state, given):
+def ligru_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v0 = state_prev[0] - saved[0]
     v1 = dstate[0] * v0
     v2 = v1 * saved[1]

@@ -7,19 +7,19 @@ from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, rel
 
 
 @triton.jit
-def lstm_fwd(x, r, state, given):
+def lstm_fwd(x, r, state, given, FAST: tl.constexpr):
     v0 = x[3] + r[3]
-    v1 = sigmoid(v0)
+    v1 = sigmoid(v0, FAST)
     v2 = x[1] + r[1]
-    v3 = sigmoid(v2)
+    v3 = sigmoid(v2, FAST)
     v4 = v3 * state[1]
     v5 = x[0] + r[0]
-    v6 = sigmoid(v5)
+    v6 = sigmoid(v5, FAST)
     v7 = x[2] + r[2]
-    v8 = tanh(v7)
+    v8 = tanh(v7, FAST)
     v9 = v6 * v8
     v10 = v4 + v9
-    v11 = tanh(v10)
+    v11 = tanh(v10, FAST)
     v12 = v1 * v11
     return (v12, v10), (v1, v3, v6, v8)
 
@@ -30,9 +30,9 @@ def lstm_start(zero):
 
 
 @triton.jit
-def lstm_bwd(dstate, saved, state_prev, state, given):
+def lstm_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v0 = dstate[0] * saved[0]
-    v1 = tanh(state[1])
+    v1 = tanh(state[1], FAST)
     v2 = v1 * v1
     v3 = 1.0 - v2
     v4 = v0 * v3

@@ -7,11 +7,11 @@ from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, rel
 
 
 @triton.jit
-def lstm_decay_fwd(x, r, state, given):
+def lstm_decay_fwd(x, r, state, given, FAST: tl.constexpr):
     v0 = x[3] + r[3]
-    v1 = sigmoid(v0)
+    v1 = sigmoid(v0, FAST)
     v2 = x[1] + r[1]
-    v3 = sigmoid(v2)
+    v3 = sigmoid(v2, FAST)
     v4 = given[0] * given[2]
     v5 = v4 + given[1]
     v6 = relu(v5)
@@ -20,12 +20,12 @@ def lstm_decay_fwd(x, r, state, given):
     v9 = v8 * state[1]
     v10 = v3 * v9
     v11 = x[0] + r[0]
-    v12 = sigmoid(v11)
+    v12 = sigmoid(v11, FAST)
     v13 = x[2] + r[2]
-    v14 = tanh(v13)
+    v14 = tanh(v13, FAST)
     v15 = v12 * v14
     v16 = v10 + v15
-    v17 = tanh(v16)
+    v17 = tanh(v16, FAST)
     v18 = v1 * v17
     return (v18, v16), (v1, v3, v12, v14)
 
@@ -36,9 +36,9 @@ def lstm_decay_start(zero):
 
 
 @triton.jit
-def lstm_decay_bwd(dstate, saved, state_prev, state, given):
+def lstm_decay_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v0 = dstate[0] * saved[0]
-    v1 = tanh(state[1])
+    v1 = tanh(state[1], FAST)
     v2 = v1 * v1
     v3 = 1.0 - v2
     v4 = v0 * v3

@@ -7,19 +7,19 @@ from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, rel
 
 
 @triton.jit
-def mgu_inner_fwd(x, r, state, given):
+def mgu_inner_fwd(x, r, state, given, FAST: tl.constexpr):
     v0 = x[0] + r[0]
-    v1 = sigmoid(v0)
+    v1 = sigmoid(v0, FAST)
     v2 = v1 * state[0]
     return v2
 
 
 @triton.jit
-def mgu_fwd(x, r, state, given):
+def mgu_fwd(x, r, state, given, FAST: tl.constexpr):
     v0 = x[0] + r[0]
-    v1 = sigmoid(v0)
+    v1 = sigmoid(v0, FAST)
     v2 = x[1] + r[1]
-    v3 = tanh(v2)
+    v3 = tanh(v2, FAST)
     v4 = v3 - state[0]
     v5 = v1 * v4
     v6 = state[0] + v5
@@ -32,7 +32,7 @@ def mgu_start(zero):
 
 
 @triton.jit
-def mgu_inner_bwd(dstate, saved, state_prev, state, given):
+def mgu_inner_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v0 = dstate[0] * saved[0]
     v1 = saved[1] * saved[1]
     v2 = 1.0 - v1
@@ -41,7 +41,7 @@ def mgu_inner_bwd(dstate, saved, state_prev, state, given):
 
 
 @triton.jit
-def mgu_bwd(dstate, saved, state_prev, state, given, through):
+def mgu_bwd(dstate, saved, state_prev, state, given, through, FAST: tl.constexpr):
     v0 = saved[1] - state_prev[0]
     v1 = dstate[0] * v0
     v2 = through * state_prev[0]

@@ -7,38 +7,38 @@ from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, rel
 
 
 @triton.jit
-def nas_fwd(x, r, state, given):
+def nas_fwd(x, r, state, given, FAST: tl.constexpr):
     v0 = x[0] + r[0]
-    v1 = sigmoid(v0)
+    v1 = sigmoid(v0, FAST)
     v2 = x[1] + r[1]
     v3 = relu(v2)
     v4 = v1 * v3
-    v5 = tanh(v4)
+    v5 = tanh(v4, FAST)
     v6 = v5 + state[1]
-    v7 = tanh(v6)
+    v7 = tanh(v6, FAST)
     v8 = x[2] + r[2]
-    v9 = sigmoid(v8)
+    v9 = sigmoid(v8, FAST)
     v10 = x[3] * r[3]
     v11 = relu(v10)
     v12 = v9 + v11
-    v13 = tanh(v12)
+    v13 = tanh(v12, FAST)
     v14 = v7 * v13
     v15 = x[4] + r[4]
-    v16 = tanh(v15)
+    v16 = tanh(v15, FAST)
     v17 = x[5] + r[5]
-    v18 = sigmoid(v17)
+    v18 = sigmoid(v17, FAST)
     v19 = v16 * v18
-    v20 = tanh(v19)
+    v20 = tanh(v19, FAST)
     v21 = x[6] + r[6]
-    v22 = tanh(v21)
+    v22 = tanh(v21, FAST)
     v23 = x[7] + r[7]
-    v24 = sigmoid(v23)
+    v24 = sigmoid(v23, FAST)
     v25 = v22 + v24
-    v26 = sigmoid(v25)
+    v26 = sigmoid(v25, FAST)
     v27 = v20 + v26
-    v28 = tanh(v27)
+    v28 = tanh(v27, FAST)
     v29 = v14 * v28
-    v30 = tanh(v29)
+    v30 = tanh(v29, FAST)
     return (v30, v14), (v1, v3, v9, x[3], r[3], v16, v18, v22, v24)
 
 
@@ -48,27 +48,27 @@ def nas_start(zero):
 
 
 @triton.jit
-def nas_bwd(dstate, saved, state_prev, state, given):
+def nas_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v0 = state[0] * state[0]
     v1 = 1.0 - v0
     v2 = dstate[0] * v1
     v3 = saved[5] * saved[6]
-    v4 = tanh(v3)
+    v4 = tanh(v3, FAST)
     v5 = saved[7] + saved[8]
-    v6 = sigmoid(v5)
+    v6 = sigmoid(v5, FAST)
     v7 = v4 + v6
-    v8 = tanh(v7)
+    v8 = tanh(v7, FAST)
     v9 = v2 * v8
     v10 = dstate[1] + v9
     v11 = saved[3] * saved[4]
     v12 = relu(v11)
     v13 = saved[2] + v12
-    v14 = tanh(v13)
+    v14 = tanh(v13, FAST)
     v15 = v10 * v14
     v16 = saved[0] * saved[1]
-    v17 = tanh(v16)
+    v17 = tanh(v16, FAST)
     v18 = v17 + state_prev[1]
-    v19 = tanh(v18)
+    v19 = tanh(v18, FAST)
     v20 = v19 * v19
     v21 = 1.0 - v20
     v22 = v15 * v21

@@ -7,25 +7,25 @@ from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, rel
 
 
 @triton.jit
-def peephole_lstm_fwd(x, r, state, given):
+def peephole_lstm_fwd(x, r, state, given, FAST: tl.constexpr):
     v0 = x[3] + r[3]
     v1 = x[1] + r[1]
     v2 = given[1] * state[1]
     v3 = v1 + v2
-    v4 = sigmoid(v3)
+    v4 = sigmoid(v3, FAST)
     v5 = v4 * state[1]
     v6 = x[0] + r[0]
     v7 = given[0] * state[1]
     v8 = v6 + v7
-    v9 = sigmoid(v8)
+    v9 = sigmoid(v8, FAST)
     v10 = x[2] + r[2]
-    v11 = tanh(v10)
+    v11 = tanh(v10, FAST)
     v12 = v9 * v11
     v13 = v5 + v12
     v14 = given[2] * v13
     v15 = v0 + v14
-    v16 = sigmoid(v15)
-    v17 = tanh(v13)
+    v16 = sigmoid(v15, FAST)
+    v17 = tanh(v13, FAST)
     v18 = v16 * v17
     return (v18, v13), (v4, v9, v11, v16)
 
@@ -36,9 +36,9 @@ def peephole_lstm_start(zero):
 
 
 @triton.jit
-def peephole_lstm_bwd(dstate, saved, state_prev, state, given):
+def peephole_lstm_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v0 = dstate[0] * saved[3]
-    v1 = tanh(state[1])
+    v1 = tanh(state[1], FAST)
     v2 = v1 * v1
     v3 = 1.0 - v2
     v4 = v0 * v3

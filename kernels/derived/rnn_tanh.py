@@ -7,9 +7,9 @@ from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, rel
 
 
 @triton.jit
-def rnn_tanh_fwd(x, r, state, given):
+def rnn_tanh_fwd(x, r, state, given, FAST: tl.constexpr):
     v0 = x[0] + r[0]
-    v1 = tanh(v0)
+    v1 = tanh(v0, FAST)
     return (v1,), ()
 
 
@@ -19,7 +19,7 @@ def rnn_tanh_start(zero):
 
 
 @triton.jit
-def rnn_tanh_bwd(dstate, saved, state_prev, state, given):
+def rnn_tanh_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v0 = state[0] * state[0]
     v1 = 1.0 - v0
     v2 = dstate[0] * v1

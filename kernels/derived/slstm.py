@@ -7,9 +7,9 @@ from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, rel
 
 
 @triton.jit
-def slstm_fwd(x, r, state, given):
+def slstm_fwd(x, r, state, given, FAST: tl.constexpr):
     v0 = x[3] + r[3]
-    v1 = sigmoid(v0)
+    v1 = sigmoid(v0, FAST)
     v2 = x[1] + r[1]
     v3 = tl.where(v2 > 0.0, 0.0, v2)
     v4 = tl.abs(v2)
@@ -30,7 +30,7 @@ def slstm_fwd(x, r, state, given):
     v19 = v11 - v14
     v20 = tl.exp(v19)
     v21 = x[2] + r[2]
-    v22 = tanh(v21)
+    v22 = tanh(v21, FAST)
     v23 = v20 * v22
     v24 = v18 + v23
     v25 = v1 * v24
@@ -46,7 +46,7 @@ def slstm_start(zero):
 
 
 @triton.jit
-def slstm_bwd(dstate, saved, state_prev, state, given):
+def slstm_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v0 = state[0] / state[2]
     v1 = dstate[0] * v0
     v2 = dstate[2] - v1
@@ -84,7 +84,7 @@ def slstm_bwd(dstate, saved, state_prev, state, given):
     v34 = tl.where(v20, 0.0, v31)
     v35 = v30 + v34
     v36 = -saved[1]
-    v37 = sigmoid(v36)
+    v37 = sigmoid(v36, FAST)
     v38 = v35 * v37
     v39 = v5 * v9
     v40 = saved[3] * saved[3]

@@ -96,6 +96,7 @@ def scan_bwd_kernel(
     PRECISION: tl.constexpr,
     OPERAND: tl.constexpr,
     ACC: tl.constexpr,
+    FAST: tl.constexpr,
 ):
     OUTER: tl.constexpr = GATES - INNER
     P: tl.constexpr = D * HEADS
@@ -194,7 +195,7 @@ def scan_bwd_kernel(
 
         if INNER:
             dr_rows = row_pointers(dr_ptr, t, offs_b, p, B, P, GATES * H)
-            dinner = INNER_BWD(dstate, saved, before, state, given)
+            dinner = INNER_BWD(dstate, saved, before, state, given, FAST)
             if HAS_LENGTHS:
                 dinner = tl.where(active, dinner, 0.0)
             if PHASE != "inner":
@@ -217,9 +218,9 @@ def scan_bwd_kernel(
 
         if PHASE != "outer":
             if INNER:
-                dx, dr, dprev, dgiven = BWD(dstate, saved, before, state, given, through[0])
+                dx, dr, dprev, dgiven = BWD(dstate, saved, before, state, given, through[0], FAST)
             else:
-                dx, dr, dprev, dgiven = BWD(dstate, saved, before, state, given)
+                dx, dr, dprev, dgiven = BWD(dstate, saved, before, state, given, FAST)
             if HAS_RESETS:
                 dprev = select(cut[0][:, None], zeros([BLOCK_B, BLOCK_H], STATES, ACC), dprev, STATES)
             if HAS_LENGTHS:

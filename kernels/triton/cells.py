@@ -13,7 +13,8 @@ Backward: `inner_bwd(dstate, saved, state_prev, state, given) -> dr of that gate
 `x` is the input part of the gates, `W_ih x_t` and whichever biases were folded into it; `r` is the recurrent part,
 `W_hh h_{t-1}` plus the recurrent bias where that was not folded. `state[0]` is h. `given` are the vectors and then the
 constants. `dx` and `dr` are the gradients of `x` and `r`; `dstate_prev` is only what reaches the previous state
-directly: what goes through the recurrent matmul is the scan's business; `dvectors` are one step's, to be summed.
+directly: what goes through the recurrent matmul is the scan's business; `dvectors` are one step's, to be summed. All
+but `start` have a last argument, `FAST`, which is for `pointwise.py`.
 """
 
 import functools

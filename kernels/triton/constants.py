@@ -10,6 +10,7 @@
   all ended takes no part in a step, which then costs it a store of zeros.
 * HAS_RESETS: a row that is cut at t starts step t from the cell's initial values, and passes no gradient back across.
 * HAS_START: where it does, h is something else than zero.
+* FAST: sigmoid and tanh are approximate, see `pointwise.py` and `approximate`.
 * INNER: the last gate multiplies not h but INNER_FWD(x, r, state), which takes the outer gates' r:
 
       r_inner = R_inner INNER_FWD(x, r, state);    through = R_inner^T INNER_BWD(dstate, saved, ...)
@@ -35,6 +36,15 @@ from fastrnn.kernels.triton.cells import steps_of
 def interpreted() -> bool:
     """Whether Triton runs the kernels in its interpreter, on the CPU."""
     return isinstance(pointwise.sigmoid, InterpretedFunction)
+
+
+def approximate(dtype: str) -> bool:
+    """Whether kernels of `dtype` take the GPU's approximate instructions for their activations.
+
+    Their errors are far below what rounding to 16 bits takes, and not below float32's. They are inline assembly, which
+    Triton's interpreter does not run.
+    """
+    return dtype in ("float16", "bfloat16") and not interpreted()
 
 
 def scan_constants(
@@ -64,6 +74,7 @@ def scan_constants(
         "PRECISION": precision,
         "OPERAND": operand,
         "ACC": tl.float64 if dtype == "float64" else tl.float32,
+        "FAST": approximate(dtype),
     }
     if config.wide:
         return found | {"STAGES": config.stages}

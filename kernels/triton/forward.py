@@ -100,6 +100,7 @@ def scan_fwd_kernel(
     PRECISION: tl.constexpr,
     OPERAND: tl.constexpr,
     ACC: tl.constexpr,
+    FAST: tl.constexpr,
 ):
     OUTER: tl.constexpr = GATES - INNER
     P: tl.constexpr = D * HEADS
@@ -178,7 +179,7 @@ def scan_fwd_kernel(
         if HAS_BIAS and PHASE != "inner":
             r = add_bias(r, bias, OUTER)
         if INNER:
-            operand = INNER_FWD(x, r, state, given)
+            operand = INNER_FWD(x, r, state, given, FAST)
             if SOLO:
                 left = (within(operand, mask_h, H, RESTS).to(weight_ptr.dtype.element_ty),)
                 product = multiply(
@@ -206,7 +207,7 @@ def scan_fwd_kernel(
             outer_rows = state_pointers(outer_ptr, offs_b, p, B, H)
             store_tiles(outer_rows[:, None] + own, state_stride, r, mask, OUTER)
         else:
-            new, saved = FWD(x, r, state, given)
+            new, saved = FWD(x, r, state, given, FAST)
             if HAS_LENGTHS:
                 active = (t < length)[:, None]
                 shown = select(active, new, zeros([BLOCK_B, BLOCK_H], STATES, ACC), STATES)

@@ -123,6 +123,7 @@ def wide_bwd_kernel(
     PRECISION: tl.constexpr,
     OPERAND: tl.constexpr,
     ACC: tl.constexpr,
+    FAST: tl.constexpr,
 ):
     OUTER: tl.constexpr = GATES - INNER
     P: tl.constexpr = D * HEADS
@@ -231,7 +232,7 @@ def wide_bwd_kernel(
             dstate = (dh,) + dstate[1:]
 
         if INNER:
-            dinner = INNER_BWD(dstate, saved, before, now, given)
+            dinner = INNER_BWD(dstate, saved, before, now, given, FAST)
             if HAS_LENGTHS:
                 dinner = tl.where(active, dinner, 0.0)
             if PHASE != "inner":
@@ -247,9 +248,9 @@ def wide_bwd_kernel(
 
         if PHASE != "outer":
             if INNER:
-                dx, dr, dprev, dgiven = BWD(dstate, saved, before, now, given, through)
+                dx, dr, dprev, dgiven = BWD(dstate, saved, before, now, given, through, FAST)
             else:
-                dx, dr, dprev, dgiven = BWD(dstate, saved, before, now, given)
+                dx, dr, dprev, dgiven = BWD(dstate, saved, before, now, given, FAST)
             if HAS_RESETS:
                 dprev = select(cut[:, None], zeros([BLOCK_B, BLOCK_H], STATES, ACC), dprev, STATES)
             if HAS_LENGTHS:

@@ -89,6 +89,7 @@ def wide_fwd_kernel(
     PRECISION: tl.constexpr,
     OPERAND: tl.constexpr,
     ACC: tl.constexpr,
+    FAST: tl.constexpr,
 ):
     OUTER: tl.constexpr = GATES - INNER
     P: tl.constexpr = D * HEADS
@@ -172,7 +173,7 @@ def wide_fwd_kernel(
             )  # fmt: skip
             r = split_slots(acc, SLOTS, BLOCK_H)[:OUTER]
         if INNER:
-            operand = INNER_FWD(x, r, state, given)
+            operand = INNER_FWD(x, r, state, given, FAST)
             inner_tile = tile_pointer(inner_ptr, t, row0, p, B, P, H)
             if PHASE != "inner":
                 tl.store(inner_tile + own, operand.to(dtype), mask=mask)
@@ -194,7 +195,7 @@ def wide_fwd_kernel(
             outer_rows = state_pointers(outer_ptr, offs_b, p, B, H)[:, None] + units[None, :]
             store_tiles(outer_rows, state_stride, r, mask, OUTER)
         else:
-            new, saved = FWD(x, r, state, given)
+            new, saved = FWD(x, r, state, given, FAST)
             if HAS_LENGTHS:
                 active = (t < length)[:, None]
                 shown = select(active, new, zeros([BLOCK_B, BLOCK_H], STATES, ACC), STATES)
