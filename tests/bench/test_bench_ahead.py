@@ -70,6 +70,7 @@ def _entries(cache: Path) -> set[str]:
     return {str(path.relative_to(cache)) for path in cache.rglob("*.cubin")}
 
 
+@pytest.mark.slow
 def test_what_is_compiled_ahead_is_what_a_launch_looks_for(tmp_path: Path) -> None:
     """Recorded, compiled by the command, and then launched but for the launch: nothing is compiled a second time."""
     file, cache = tmp_path / "launches.jsonl", tmp_path / "cache"

@@ -65,7 +65,7 @@ def counts() -> dict[str, Any]:
     return dict(zip(cases, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
-@pytest.mark.parametrize("name", ["solo", "barrier"])
+@pytest.mark.parametrize("name", [pytest.param("solo", marks=pytest.mark.slow), "barrier"])
 def test_every_step_in_the_middle_is_the_same(counts: dict[str, Any], name: str) -> None:
     step = counts[name]["step"]
     assert step == counts[name]["later"]

@@ -241,6 +241,7 @@ COMPILE = """
 """
 
 
+@pytest.mark.slow
 def test_the_probes_compile_for_a_gpu_that_is_not_here() -> None:
     pytest.importorskip("triton")
     command = [sys.executable, "-c", textwrap.dedent(COMPILE)]

@@ -284,6 +284,7 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no timed row in common" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_base_measures_the_other_commit(tmp_path: Path) -> None:
     """In a repository of its own, whose commit is much slower than its working tree."""
     repo = tmp_path / "repo"

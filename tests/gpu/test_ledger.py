@@ -85,6 +85,7 @@ def _outcomes(suite: Path) -> dict[str, str]:
     return {row["test"].partition("::test_")[2]: row["outcome"] for row in rows}
 
 
+@pytest.mark.slow
 def test_a_lost_gpu_ends_the_process_and_the_next_goes_on(suite: Path) -> None:
     (suite / "deadly").touch()
     code, said = _run(suite, "-p", "no:xdist")

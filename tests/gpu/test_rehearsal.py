@@ -31,6 +31,7 @@ def _rehearse(*options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_rehearsal_of_some_gpu_tests() -> None:
     said = _rehearse("-k", SOME)
     assert "rehearsed: " in said

@@ -100,6 +100,7 @@ def test_char_lm_wants_torchrun_for_ddp(text: Path, monkeypatch: pytest.MonkeyPa
         load_example("char_lm").main(_small(text, "--ddp"))
 
 
+@pytest.mark.slow
 def test_char_lm_over_two_processes_learns_the_same(text: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -152,6 +152,7 @@ def test_every_interleaving_reads_what_was_written_and_ends(name: str) -> None:
     assert states > 100, "the model explored nothing"
 
 
+@pytest.mark.slow
 def test_three_programs() -> None:
     assert check(Protocol("barrier"), programs=3, steps=2) > 1000
 

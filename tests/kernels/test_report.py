@@ -89,6 +89,7 @@ def test_shipped_launches_do_not_spill(cell: str, arch: str) -> None:
     check(compile_all(cases), len(cases))
 
 
+@pytest.mark.slow
 def test_variants_do_not_spill() -> None:
     """Both directions, unequal lengths with resets and a gradient of the cells, each exchange, stepwise."""
     cases = [

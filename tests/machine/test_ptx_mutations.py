@@ -29,7 +29,10 @@ def worker() -> Iterator[Worker]:
     worker.close()
 
 
-@pytest.mark.parametrize("mutation", PTX)
+# A few seconds each: every other one, and all of them, line by line, in a slow test below.
+@pytest.mark.parametrize(
+    "mutation", [m if n % 2 else pytest.param(m, marks=pytest.mark.slow) for n, m in enumerate(PTX)]
+)
 def test_a_line_of_the_ptx(mutation: str, worker: Worker) -> None:
     """Of at most two lines a launch one is given away; or each, of what changes something everywhere."""
     found = worker.ask(f"mutations {mutation} | {WHERE.get(mutation, 'barrier')} | 2")
