@@ -14,8 +14,8 @@ import triton.language as tl
 from fastrnn.kernels.triton.matmul import contract, load_resident, multiply
 from fastrnn.kernels.triton.rows import (
     active_steps,
+    fill_idle,
     first_time,
-    idle_steps,
     load_cut,
     load_state,
     load_step,
@@ -243,11 +243,6 @@ def scan_bwd_kernel(
     if PHASE != "outer":
         store_tiles(dvectors_rows[:, None] + own, state_stride, dvectors, mask, VECTORS)
     if HAS_LENGTHS and PHASE != "outer":
-        idle0, idle1 = idle_steps(begin, end, d, step0, step1)
-        for step in range(idle0, idle1):
-            t = tl.where(d == 0, step, T - 1 - step)
-            dr_rows = row_pointers(dr_ptr, t, offs_b, p, B, P, GATES * H)
-            store_tiles(dr_rows[:, None] + own, H, zeros([BLOCK_B, BLOCK_H], GATES, ACC), mask, GATES)
-            if STORE_DX:
-                dx_rows = row_pointers(dx_ptr, t, offs_b, p, B, P, GATES * H)
-                store_tiles(dx_rows[:, None] + own, H, zeros([BLOCK_B, BLOCK_H], GATES, ACC), mask, GATES)
+        fill_idle(dr_ptr, GATES, begin, end, step0, step1, offs_b, offs_h, mask, p, T, B, H, P, HEADS)
+        if STORE_DX:
+            fill_idle(dx_ptr, GATES, begin, end, step0, step1, offs_b, offs_h, mask, p, T, B, H, P, HEADS)

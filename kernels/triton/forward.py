@@ -20,8 +20,8 @@ from fastrnn.kernels.triton.matmul import contract, load_resident, multiply
 from fastrnn.kernels.triton.rows import (
     active_steps,
     either_row,
+    fill_idle,
     first_time,
-    idle_steps,
     load_cut,
     row_pointers,
     state_pointers,
@@ -228,16 +228,8 @@ def scan_fwd_kernel(
     if PHASE != "outer":
         store_tiles(state_pointers(carry_out_ptr, offs_b, p, B, H)[:, None] + own, state_stride, state, mask, STATES)
         if HAS_LENGTHS:
-            idle0, idle1 = idle_steps(begin, end, d, step0, step1)
-            for step in range(idle0, idle1):
-                t = tl.where(d == 0, step, T - 1 - step)
-                h_rows = row_pointers(h_ptr, t, offs_b, p, B, P, H)
-                store_tiles(h_rows[:, None] + own, H, zeros([BLOCK_B, BLOCK_H], 1, ACC), mask, 1)
-                if STORE_CELLS:
-                    cells_rows = row_pointers(cells_ptr, t, offs_b, p, B, P, (STATES - 1) * H)
-                    store_tiles(
-                        cells_rows[:, None] + own, H, zeros([BLOCK_B, BLOCK_H], STATES - 1, ACC), mask, STATES - 1
-                    )
-                if STORE_SAVED:
-                    saved_rows = row_pointers(saved_ptr, t, offs_b, p, B, P, SAVED * H)
-                    store_tiles(saved_rows[:, None] + own, H, zeros([BLOCK_B, BLOCK_H], SAVED, ACC), mask, SAVED)
+            fill_idle(h_ptr, 1, begin, end, step0, step1, offs_b, offs_h, mask, p, T, B, H, P, HEADS)
+            if STORE_CELLS:
+                fill_idle(cells_ptr, STATES - 1, begin, end, step0, step1, offs_b, offs_h, mask, p, T, B, H, P, HEADS)
+            if STORE_SAVED:
+                fill_idle(saved_ptr, SAVED, begin, end, step0, step1, offs_b, offs_h, mask, p, T, B, H, P, HEADS)

@@ -23,6 +23,7 @@ from fastrnn.kernels.triton.rows import (
     load_cut,
     row_pointers,
     state_pointers,
+    unpack_state,
 )
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE, arrive, wait
 from fastrnn.kernels.triton.tiles import add_tiles, load_tiles, only_if, select, step_given, store_tiles, within, zeros
@@ -35,7 +36,7 @@ def _state_at(
     H: tl.constexpr, P: tl.constexpr, STATES: tl.constexpr, SCATTERED: tl.constexpr,
 ):  # fmt: skip
     """This program's units of the state after time step t, the one before `step`; or of the initial state at the first,
-    or, of SCATTERED rows, where `starts`. In their dtypes, for `_unpacked`."""
+    or, of SCATTERED rows, where `starts`. In their dtypes, for `unpack_state`."""
     if SCATTERED:
         initial = h0_ptr + (offs_b * P + p) * H
         rows = either_row(starts, initial, row_pointers(h_ptr, t, offs_b, p, B, P, H), H)[:, None]
@@ -58,14 +59,6 @@ def _state_at(
         for s in tl.static_range(1, STATES):
             state = state + (tl.load(rows + ((s - 1) * H + units[None, :]), mask=mask, other=0.0),)
     return state
-
-
-@triton.jit
-def _unpacked(tiles, COUNT: tl.constexpr, ACC: tl.constexpr):
-    out = ()
-    for i in tl.static_range(COUNT):
-        out = out + (tiles[i].to(ACC),)
-    return out
 
 
 @triton.jit(do_not_specialize=["T", "B", "step0", "step1", "batch0"])
@@ -187,7 +180,7 @@ def wide_bwd_kernel(
         arrivals = i * (1 + INNER) * tl.num_programs(0)
         # Nothing follows the last step: its mask is empty.
         followed = only_if(step + 1 < T, mask_b)
-        before = _unpacked(state_prev, STATES, ACC)
+        before = unpack_state(state_prev, STATES, ACC)
         if HAS_LENGTHS:
             active = (t < length)[:, None]
             followed = followed & (t + 1 - d < length)
@@ -197,7 +190,7 @@ def wide_bwd_kernel(
             cut_next = cut
             before = select(cut[:, None], START(tl.zeros([BLOCK_B, BLOCK_H], dtype=ACC)), before, STATES)
         given = step_given(vectors, constants_ptr, t, offs_b, mask_b & (t < length), B, VECTORS, CONSTANTS, ACC)
-        now = _unpacked(state, STATES, ACC)
+        now = unpack_state(state, STATES, ACC)
         dr_tile = tile_pointer(dr_ptr, t, row0, p, B, P, GATES * H)
 
         if PHASE != "inner":
