@@ -83,10 +83,11 @@ def special(name: str) -> list[str]:
 
 
 def instructions(dtype: str) -> list[str]:
-    """The opcodes of an LSTM's kernels in `dtype`."""
+    """The opcodes of an LSTM's kernels in `dtype`; of float32 with exact products as "float32-ieee"."""
     from compiled import Case, run, scan_of
 
-    case = Case(dtype=dtype, T=1, B=1, H=16)
+    name, _, precision = dtype.partition("-")
+    case = Case(dtype=name, ieee=precision == "ieee", T=1, B=1, H=16)
     return sorted({opcode for one in run(scan_of(case), case).launches for opcode in one.report.opcodes})
 
 

@@ -57,29 +57,43 @@ COLUMNS = {
 }
 
 
-def outputs(weight: Tensor, bias: Tensor, x: Tensor, activations: Activations, dtype: torch.dtype | None) -> Tensor:
-    """Every step's h; rounded to `dtype`, None for not at all."""
+def tf32(x: Tensor) -> Tensor:
+    """Rounded to 10 bits of mantissa."""
+    bits = x.float().contiguous().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32).double()
+
+
+# What a tensor is rounded to where it is stored, and where it is multiplied.
+DTYPES: dict[str, tuple[Function, Function]] = {
+    "bfloat16": (lambda x: x.bfloat16().double(), lambda x: x),
+    "float16": (lambda x: x.half().double(), lambda x: x),
+    "float32 with TF32": (lambda x: x.float().double(), tf32),
+}
+
+
+def outputs(weight: Tensor, bias: Tensor, x: Tensor, activations: Activations, dtype: str | None) -> Tensor:
+    """Every step's h; rounded as of `dtype`, None for not at all."""
     sigmoid, tanh = activations
+    stored, factor = DTYPES[dtype] if dtype else (lambda x: x, lambda x: x)
     h, c = (x.new_zeros(B, H) for _ in range(2))
     steps = []
     for given in x + bias:
-        i, f, g, o = ((given if dtype is None else given.to(dtype).double()) + h @ weight.T).chunk(4, -1)
+        i, f, g, o = (stored(given) + factor(h) @ factor(weight).T).chunk(4, -1)
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)
         c = c if dtype is None else c.float().double()
-        h = sigmoid(o) * tanh(c)
-        h = h if dtype is None else h.to(dtype).double()
+        h = stored(sigmoid(o) * tanh(c))
         steps.append(h)
     return torch.stack(steps)
 
 
 def main() -> None:
     for forget in (0.0, 3.0, 6.0):
-        for dtype in (torch.bfloat16, torch.float16):
+        for dtype, (stored, _) in DTYPES.items():
             torch.manual_seed(1)
-            weight = ((torch.rand(4 * H, H, dtype=torch.float64) * 2 - 1) / H**0.5).to(dtype).double()
+            weight = stored((torch.rand(4 * H, H, dtype=torch.float64) * 2 - 1) / H**0.5)
             bias = torch.zeros(4 * H, dtype=torch.float64)
             bias[H : 2 * H] = forget
-            x = (0.5 * torch.randn(T, B, 4 * H, dtype=torch.float64) + bias).to(dtype).double() - bias
+            x = stored(0.5 * torch.randn(T, B, 4 * H, dtype=torch.float64) + bias) - bias
             truth = outputs(weight, bias, x, EXACT, None)[-LAST:]
             print(f"{dtype}, forget gate's bias {forget}", flush=True)
             for name, variants in COLUMNS.items():

@@ -27,7 +27,7 @@ from fastrnn.backends import fused
 from fastrnn.kernels.triton import launch as launcher
 from fastrnn.scan import operators
 
-CUDA, CAPABILITY, SMS = torch.device("cuda", 0), (9, 0), 132
+CUDA, CAPABILITY, SMS, REGISTERS = torch.device("cuda", 0), (9, 0), 132, 65536
 UNREHEARSED = {
     "test_tf32": "is about how large an error is",
     "test_autocast_runs_in_its_dtype": "needs autocast, which knows the device",
@@ -91,7 +91,8 @@ class Rehearsal:
                 assert argument.is_meta, f"{name}: {pointer} is on {argument.device}, not on the GPU"
                 assert argument.is_contiguous(), f"{name}: {pointer} has strides {argument.stride()}"
         programs = grid[0] * grid[1] * grid[2]
-        if constants.get("launch_cooperative_grid") and programs > SMS:
+        room = SMS * max(1, REGISTERS // (256 * 32 * constants["num_warps"]))  # whatever a thread has of them
+        if constants.get("launch_cooperative_grid") and programs > room:
             raise RuntimeError("Triton Error [CUDA]: too many blocks in cooperative launch")
         dtypes = tuple(a.dtype for a in arguments.values() if isinstance(a, Tensor))
         key = (name, dtypes, tuple((constant, str(constants[constant])) for constant in sorted(constants)))
@@ -192,7 +193,7 @@ def _play_fastrnn(rehearsal: Rehearsal) -> None:
     """The kernels take meta tensors for ones on the GPU; the operators are compared with what stands for them."""
     import dataclasses
 
-    for name in ("scan_fwd_kernel", "scan_bwd_kernel"):
+    for name in ("scan_fwd_kernel", "scan_bwd_kernel", "wide_fwd_kernel", "wide_bwd_kernel"):
         setattr(launcher, name, Kernel(getattr(launcher, name), rehearsal))
     unmet, limits = fused.unmet_requirement, fused.device_limits
     fused.unmet_requirement = lambda problem: unmet(

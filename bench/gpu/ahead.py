@@ -31,7 +31,8 @@ from fastrnn.bench.rows.errors import BenchError, said
 from fastrnn.bench.showing.table import emit
 from fastrnn.kernels.triton import launch as launcher
 
-KERNELS = ("scan_fwd_kernel", "scan_bwd_kernel")  # of `fastrnn.kernels.triton.launch`
+# Of `fastrnn.kernels.triton.launch`.
+KERNELS = ("scan_fwd_kernel", "scan_bwd_kernel", "wide_fwd_kernel", "wide_bwd_kernel")
 
 
 @dataclass(frozen=True)

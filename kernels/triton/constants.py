@@ -38,13 +38,13 @@ def interpreted() -> bool:
     return isinstance(pointwise.sigmoid, InterpretedFunction)
 
 
-def approximate(dtype: str) -> bool:
+def approximate(dtype: str, precision: str) -> bool:
     """Whether kernels of `dtype` take the GPU's approximate instructions for their activations.
 
-    Their errors are far below what rounding to 16 bits takes, and not below float32's. They are inline assembly, which
-    Triton's interpreter does not run.
+    Their errors are far below what rounding to 16 bits takes, or to TF32 where that is the `precision` of float32
+    products; and not below float32's. They are inline assembly, which Triton's interpreter does not run.
     """
-    return dtype in ("float16", "bfloat16") and not interpreted()
+    return (dtype in ("float16", "bfloat16") or (dtype, precision) == ("float32", "tf32")) and not interpreted()
 
 
 def scan_constants(
@@ -74,7 +74,7 @@ def scan_constants(
         "PRECISION": precision,
         "OPERAND": operand,
         "ACC": tl.float64 if dtype == "float64" else tl.float32,
-        "FAST": approximate(dtype),
+        "FAST": approximate(dtype, precision),
     }
     if config.wide:
         return found | {"STAGES": config.stages}
@@ -90,10 +90,11 @@ def scan_constants(
 
 def wide_constants(counts: Counts, config: LaunchConfig, backward: bool) -> dict[str, Any]:
     """What a kernel for many rows has besides."""
+    ahead = not interpreted()
     if backward:
-        return {"SCATTER": config.scatter, "RESTS": counts.rests}
+        return {"SCATTER": config.scatter, "RESTS": counts.rests, "AHEAD": ahead}
     slots = 1 << (counts.gates - counts.inner - 1).bit_length()
-    return {"SPLIT_GATES": sum(1 << g for g in counts.split_gates), "SLOTS": slots}
+    return {"AHEAD": ahead, "SPLIT_GATES": sum(1 << g for g in counts.split_gates), "SLOTS": slots}
 
 
 def steps(counts: Counts, backward: bool) -> dict[str, Any]:

@@ -19,6 +19,22 @@ def tile_pointer(ptr, t, row0, p, B, P: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def fetch_ahead(rows, first, COUNT: tl.constexpr, STRIDE: tl.constexpr):
+    """Ask for COUNT tiles that a later step reads, so that they wait in L2 and not in memory.
+
+    `rows`: `[M, 1]` pointers, all of which there are; `first`: this program's first unit. The cache line with that unit
+    is asked for, in which most of a tile's other units are, or all.
+    """
+    SLOTS: tl.constexpr = triton.next_power_of_2(COUNT)
+    slot = tl.minimum(tl.arange(0, SLOTS), COUNT - 1)
+    # The operand only exists because an asm block must have one.
+    tl.inline_asm_elementwise(
+        "{ prefetch.global.L2 [$1]; mov.b32 $0, 0; }", "=r,l", [rows + (slot * STRIDE + first)[None, :]],
+        dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@triton.jit
 def columns(first, H: tl.constexpr, BLOCK_H: tl.constexpr, SLOTS: tl.constexpr, STRIDE: tl.constexpr):
     """[SLOTS * BLOCK_H]: each column's slot, where it lies if gates are STRIDE elements apart, and its unit."""
     n = tl.arange(0, SLOTS * BLOCK_H)
@@ -73,6 +89,14 @@ def load_wide(
 
 
 @triton.jit
+def load_left(rows, mask_m, j, K: tl.constexpr, BLOCK_K: tl.constexpr):
+    """The left operand's chunk j, [M, BLOCK_K]."""
+    k = (j * BLOCK_K + tl.arange(0, BLOCK_K))[None, :]
+    mask = chunk_mask(k, mask_m, K, (K + BLOCK_K - 1) // BLOCK_K * BLOCK_K)
+    return tl.load(rows + k, mask=mask, other=0.0, cache_modifier=".cg")
+
+
+@triton.jit
 def contract_wide(
     rows,  # [M, 1] pointers to the left operand's rows
     mask_m,  # [M, 1]
@@ -92,16 +116,16 @@ def contract_wide(
     """`acc` plus the product over all of K."""
     NUM_K: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
     if RESIDENT:
+        ahead = load_left(rows, mask_m, 0, K, BLOCK_K)
         for j in tl.static_range(NUM_K):
-            k = (j * BLOCK_K + tl.arange(0, BLOCK_K))[None, :]
-            mask = chunk_mask(k, mask_m, K, NUM_K * BLOCK_K)
-            left = tl.load(rows + k, mask=mask, other=0.0, cache_modifier=".cg").to(OPERAND)
-            acc = tl.dot(left, weights[j].to(OPERAND), acc, input_precision=PRECISION, out_dtype=acc.dtype)
+            left = ahead
+            if j + 1 < NUM_K:  # it comes while this one is multiplied
+                ahead = load_left(rows, mask_m, j + 1, K, BLOCK_K)
+            acc = tl.dot(left.to(OPERAND), weights[j].to(OPERAND), acc, input_precision=PRECISION, out_dtype=acc.dtype)
     else:
         for j in tl.range(NUM_K, num_stages=STAGES):
             k = j * BLOCK_K + tl.arange(0, BLOCK_K)
-            mask = chunk_mask(k[None, :], mask_m, K, NUM_K * BLOCK_K)
-            left = tl.load(rows + k[None, :], mask=mask, other=0.0, cache_modifier=".cg").to(OPERAND)
+            left = load_left(rows, mask_m, j, K, BLOCK_K).to(OPERAND)
             mask = chunk_mask(k[:, None], right_mask, K, NUM_K * BLOCK_K)
             part = tl.load(ptr + (right + k[:, None] * STRIDE), mask=mask, other=0.0).to(OPERAND)
             acc = tl.dot(left, part, acc, input_precision=PRECISION, out_dtype=acc.dtype)
@@ -163,13 +187,18 @@ def send_parts(
 
 @triton.jit
 def sum_parts(rows, mask, acc, PROGRAMS: tl.constexpr, PART: tl.constexpr):
-    """`acc` plus the parts of all programs, `PART` elements apart, in their order: the same bits every time."""
-    if PROGRAMS <= 16:
+    """`acc` plus the parts of all programs, `PART` elements apart, in their order: the same bits every time.
+
+    As many are on their way at a time as there are registers for.
+    """
+    UNITS: tl.constexpr = acc.shape[1]
+    AT_ONCE: tl.constexpr = 4096 // (UNITS * rows.dtype.element_ty.primitive_bitwidth)
+    if PROGRAMS <= AT_ONCE:
         for q in tl.static_range(PROGRAMS):
             acc += tl.load(rows + q * PART, mask=mask, other=0.0, cache_modifier=".cg").to(acc.dtype)
     else:
-        for q in range(0, PROGRAMS, 4):
-            for i in tl.static_range(4):
+        for q in range(0, PROGRAMS, AT_ONCE):
+            for i in tl.static_range(AT_ONCE):
                 there = only_if(q + i < PROGRAMS, mask)
                 acc += tl.load(rows + (q + i) * PART, mask=there, other=0.0, cache_modifier=".cg").to(acc.dtype)
     return acc

@@ -27,7 +27,15 @@ from fastrnn.kernels.triton.rows import (
 )
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE, arrive, wait
 from fastrnn.kernels.triton.tiles import add_tiles, load_tiles, only_if, select, step_given, store_tiles, within, zeros
-from fastrnn.kernels.triton.wide import contract_wide, load_sent, load_wide, send_parts, sum_parts, tile_pointer
+from fastrnn.kernels.triton.wide import (
+    contract_wide,
+    fetch_ahead,
+    load_sent,
+    load_wide,
+    send_parts,
+    sum_parts,
+    tile_pointer,
+)
 
 
 @triton.jit
@@ -117,6 +125,7 @@ def wide_bwd_kernel(
     OPERAND: tl.constexpr,
     ACC: tl.constexpr,
     FAST: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
     OUTER: tl.constexpr = GATES - INNER
     P: tl.constexpr = D * HEADS
@@ -131,7 +140,9 @@ def wide_bwd_kernel(
     line = tl.arange(0, BLOCK_B)
     offs_b = row0 + line
     at = line[:, None].to(tl.uint32)
-    units = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    there = tl.minimum(line, B - 1 - row0.to(tl.int32))[:, None].to(tl.uint32)  # rows that there are
+    first_unit = tl.program_id(0) * BLOCK_H
+    units = first_unit + tl.arange(0, BLOCK_H)
     mask_b = offs_b < B
     mask_h = units < H
     mask = mask_b[:, None] & mask_h[None, :]
@@ -177,6 +188,19 @@ def wide_bwd_kernel(
             h_ptr, cells_ptr, h0_ptr, cells0_ptr, tl.minimum(t - 1 + 2 * d, T - 1), step, first == t, row0, offs_b, at,
             units, mask, p, B, H, P, STATES, SCATTERED,
         )  # fmt: skip
+        if AHEAD:
+            t_next = tl.minimum(tl.maximum(t - 1 + 2 * d, 0), T - 1)
+            if SAVED:
+                next_tile = tile_pointer(saved_ptr, t_next, row0, p, B, P, SAVED * H)
+                fetch_ahead(next_tile + there * (P * SAVED * H), first_unit, SAVED, H)
+            if HAS_DOUT:
+                fetch_ahead(tile_pointer(dout_ptr, t_next, row0, p, B, P, H) + there * (P * H), first_unit, 1, H)
+            t_state = tl.minimum(tl.maximum(t - 2 + 4 * d, 0), T - 1)  # of the state before that step
+            if STATES > 1:
+                next_tile = tile_pointer(cells_ptr, t_state, row0, p, B, P, (STATES - 1) * H)
+                fetch_ahead(next_tile + there * (P * (STATES - 1) * H), first_unit, STATES - 1, H)
+            else:
+                fetch_ahead(tile_pointer(h_ptr, t_state, row0, p, B, P, H) + there * (P * H), first_unit, 1, H)
         arrivals = i * (1 + INNER) * tl.num_programs(0)
         # Nothing follows the last step: its mask is empty.
         followed = only_if(step + 1 < T, mask_b)
@@ -254,6 +278,8 @@ def wide_bwd_kernel(
                 dgiven = select(active, dgiven, zeros([BLOCK_B, BLOCK_H], VECTORS, ACC), VECTORS)
             dstate = dprev
             dvectors = add_tiles(dvectors, dgiven, VECTORS)
+            # SCATTER: before what others wait for, since its registers are then free for the products.
+            store_tiles(dr_tile + gates_at, H, dr, mask, OUTER)
             if SCATTER:
                 narrow = ()
                 for g in tl.static_range(OUTER):
@@ -263,10 +289,7 @@ def wide_bwd_kernel(
                     sent + at * WIDTH, narrow, weights, weight_ptr, units, mask_h,
                     H, OUTER, RESIDENT, BLOCK_K, STAGES, PRECISION, OPERAND, ACC,
                 )  # fmt: skip
-                if step > begin:
-                    arrive(counter_ptr, EXCHANGE)
-            store_tiles(dr_tile + gates_at, H, dr, mask, OUTER)
-            if not SCATTER and step > begin:
+            if step > begin:
                 arrive(counter_ptr, EXCHANGE)
             if STORE_DX:
                 store_tiles(tile_pointer(dx_ptr, t, row0, p, B, P, GATES * H) + gates_at, H, dx, mask, GATES)

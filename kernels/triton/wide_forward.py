@@ -20,7 +20,7 @@ from fastrnn.kernels.triton.rows import (
 )
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE, arrive, wait
 from fastrnn.kernels.triton.tiles import load_tiles, select, step_given, store_tiles, zeros
-from fastrnn.kernels.triton.wide import columns, contract_wide, load_wide, split_slots, tile_pointer
+from fastrnn.kernels.triton.wide import columns, contract_wide, fetch_ahead, load_wide, split_slots, tile_pointer
 
 
 @triton.jit
@@ -90,6 +90,7 @@ def wide_fwd_kernel(
     OPERAND: tl.constexpr,
     ACC: tl.constexpr,
     FAST: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
     OUTER: tl.constexpr = GATES - INNER
     P: tl.constexpr = D * HEADS
@@ -102,6 +103,7 @@ def wide_fwd_kernel(
     line = tl.arange(0, BLOCK_B)
     offs_b = row0 + line
     at = line[:, None].to(tl.uint32)
+    there = tl.minimum(line, B - 1 - row0.to(tl.int32))[:, None].to(tl.uint32)  # rows that there are
     first_unit = tl.program_id(0) * BLOCK_H
     units = first_unit + tl.arange(0, BLOCK_H)
     mask_b = offs_b < B
@@ -136,6 +138,10 @@ def wide_fwd_kernel(
         x_tile = tile_pointer(x_ptr, t, row0, p, B, P, GATES * H)
         x_at = at * (P * GATES * H)
         x = _input_parts(x_tile, x_at + units[None, :], mask, H, GATES, SPLIT_GATES, ACC)
+        if AHEAD:
+            t_next = tl.minimum(tl.maximum(t + 1 - 2 * d, 0), T - 1)
+            next_tile = tile_pointer(x_ptr, t_next, row0, p, B, P, GATES * H)
+            fetch_ahead(next_tile + there * (P * GATES * H), first_unit, GATES, H)
         needed = mask_b & (t < length)
         if HAS_RESETS:
             cut = load_cut(resets_ptr, t, offs_b, mask_b, length, d, B)

@@ -110,6 +110,22 @@ def _parameter(code: Code, one: Instruction, access: _Access, d: int) -> Step:
     return lambda g: g.put(d, g.mask, _widened(code, access, np.array([g.args[number] & mask], access.raw), d))
 
 
+@op("prefetch")
+def prefetch(code: Code, one: Instruction) -> Step:
+    """What a cache is asked for has to be there; nothing else comes of it here."""
+    if one.modifiers[:1] != ["global"] or one.modifiers[1:] not in (["L1"], ["L2"]):
+        one.refuse()
+    (a, offset), active = code.address(one.operands[0], 64, one), code.active(one)
+
+    def step(g: Grid) -> None:
+        m = active(g)
+        threads = g.every if m is None else np.flatnonzero(m)
+        if len(threads):
+            g.memory.locate(one, _addresses(g, a, offset, threads), 1, threads)
+
+    return step
+
+
 @op("st")
 def store(code: Code, one: Instruction) -> Step:
     access = _Access(one)

@@ -46,7 +46,7 @@ def fence(code: Code, one: Instruction) -> Step:
     return lambda g: g.memory.fence(active(g), total)
 
 
-@op("nanosleep", "griddepcontrol", "prefetch")
+@op("nanosleep", "griddepcontrol")
 def nothing(code: Code, one: Instruction) -> Step:
     """What changes when something happens, and not what."""
     return lambda g: None

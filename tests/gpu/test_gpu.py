@@ -142,22 +142,26 @@ def test_every_kind_of_launch(hidden: int, precision: str, monkeypatch: pytest.M
     assert {shape.ieee for shape in chosen} == {precision == "ieee"}
 
 
-@pytest.mark.parametrize("exchange", ["flag", "barrier"])
+@pytest.mark.parametrize(("exchange", "rows"), [("flag", 16), ("barrier", 16), ("barrier", 200)])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("cell", EVERY_CELL)
-def test_a_short_wait_ends(cell: str, dtype: torch.dtype, exchange: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every kernel whose programs wait, over a few steps: what is to be seen to end before anything longer runs."""
+def test_a_short_wait_ends(
+    cell: str, dtype: torch.dtype, exchange: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kernel whose programs wait, over a few steps: what is to be seen to end before anything longer runs. With
+    many rows, those for many rows."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # exact float32 products wait in another tier
 
     def choose(shape: ScanShape, device: Device, schedule: str) -> LaunchConfig | None:
         found = choice.candidates(shape, device, schedule, exchange)
         waiting = [config for config in found if config.exchange == exchange]
-        return min(waiting, key=lambda config: step_cost(shape, config, device), default=None)
+        many = [config for config in waiting if config.wide]
+        return min(many or waiting, key=lambda config: step_cost(shape, config, device), default=None)
 
     layer = _made(cell, 256, dtype, "persistent")
     truth = _made(cell, 256, torch.float64, "reference")
     truth.load_state_dict(layer.state_dict())
-    input = torch.randn(3, 16, 48, device="cuda", dtype=dtype)
+    input = torch.randn(3, rows, 48, device="cuda", dtype=dtype)
     expected = run_layer(truth, input.double(), None)[1]
     choose_launches(choose, monkeypatch)
     found = run_layer(layer, input, None)[1]

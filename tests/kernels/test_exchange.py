@@ -20,6 +20,7 @@ from scans import Scan
 from support import FLOAT64_ERROR, combinations, launch, worst_error
 
 from fastrnn.cells import CELLS
+from fastrnn.kernels.plan.configs import LaunchConfig
 from fastrnn.kernels.tensors import Results, Upstream
 from fastrnn.kernels.triton.launch import (
     BackwardBuffers,
@@ -30,6 +31,7 @@ from fastrnn.kernels.triton.launch import (
     inner_operand,
     launch_bwd,
     launch_fwd,
+    parts_buffer,
 )
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE
 
@@ -78,12 +80,15 @@ def _shared(*shape: int) -> Tensor:
     return torch.full(shape, float("nan"), dtype=torch.float64).share_memory_()
 
 
-def _exchange(scan: Scan, exchange: str) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def _spread(exchange: str) -> LaunchConfig:
+    return launch("split contraction", HIDDEN, "persistent", exchange=exchange)
+
+
+def _exchange(scan: Scan, config: LaunchConfig) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Forward and backward under the persistent schedule, every program in a process of its own.
 
     Returns outputs and gradients as `Scan` has them, and the barriers' counters of both.
     """
-    config = launch("split contraction", HIDDEN, "persistent", exchange=exchange)
     cell = scan.cell
     T, B, D, gates, H = scan.x.shape
     units, tiles = -(-H // config.block_h), -(-B // config.block_b)
@@ -103,16 +108,19 @@ def _exchange(scan: Scan, exchange: str) -> tuple[list[Tensor], list[Tensor], li
     arrivals = [counters(config, B, D, scan.x).share_memory_() for _ in range(2)]
     forward = ForwardBuffers(scan.state, final, output, inner, cells, saved, arrivals[0])
     _run_together(programs, lambda: launch_fwd(scan.inputs(), forward, cell, config, "ieee"))
+    parts = parts_buffer(config, output)
+    if parts is not None:
+        parts.fill_(float("nan")).share_memory_()
     upstream, kept = Upstream(scan.dout, scan.dfinal, scan.dcells), scan.kept(Results(output, final, cells, saved))
-    backward = BackwardBuffers(scan.dfinal, dstate, None, dx, dr, None, arrivals[1])
+    backward = BackwardBuffers(scan.dfinal, dstate, None, dx, dr, parts, arrivals[1])
     _run_together(programs, lambda: launch_bwd(upstream, kept, backward, cell, config, "ieee"))
     dstate[0] += first_step(dr, kept, cell)
     return [output, final, cells], [dx, dstate, dr.sum((0, 1))], arrivals
 
 
-def _check(scan: Scan, exchange: str) -> list[Tensor]:
+def _check(scan: Scan, config: LaunchConfig) -> list[Tensor]:
     """Compares with the reference; returns the counters."""
-    outputs, grads, arrivals = _exchange(scan, exchange)
+    outputs, grads, arrivals = _exchange(scan, config)
     expected_outputs, expected_grads = scan.by_reference()
     assert worst_error(outputs, expected_outputs) < FLOAT64_ERROR
     assert worst_error(grads, expected_grads) < FLOAT64_ERROR
@@ -138,7 +146,26 @@ def test_programs_hand_over_each_step(cell: str, exchange: str, options: bool) -
     directions = 1 if cell == "lstm" else 2
     # No row takes the last step, which the reverse direction would start with.
     lengths = [2, 0, 3] if options else False
-    _check(Scan(CELLS[cell], 4, 3, HIDDEN, directions, torch.float64, lengths, options), exchange)
+    _check(Scan(CELLS[cell], 4, 3, HIDDEN, directions, torch.float64, lengths, options), _spread(exchange))
+
+
+@pytest.mark.parametrize(
+    ("cell", "tier", "scatter"),
+    combinations(
+        ("lstm", "gru", "gru_textbook"),
+        ("wide", "wide streamed"),
+        (True, False),
+        fast=lambda *case: case in (("lstm", "wide", True), ("gru_textbook", "wide streamed", True)),
+    ),
+)
+def test_many_rows_hand_over_each_step(cell: str, tier: str, scatter: bool) -> None:
+    """By parts, whose two slots are written in turns, or by gradients."""
+    config = LaunchConfig("persistent", tier, "barrier", 16, 16, 16, 3, 1, 1, 4, 2, scatter)
+    directions = 2 if cell == "gru_textbook" else 1
+    scan = Scan(CELLS[cell], 6, 17, HIDDEN, directions, torch.float64, [2] * 15 + [1] + [6], True)
+    for counter in _check(scan, config):
+        expected = [3 * (steps - 1 + steps * scan.cell.inner) for steps in (2, 6) for _ in range(directions)]
+        assert counter[0, :: COUNTER_STRIDE.value].tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -149,9 +176,9 @@ def test_a_tile_that_ended_waits_for_nobody(cell: str, exchange: str, directions
     """Nor does anybody wait for it: the other tile's programs take their steps alone."""
     scan = Scan(CELLS[cell], 5, 17, HIDDEN, directions, torch.float64, [2] * 15 + [1] + [4], True)
     if exchange == "flag":
-        _check(scan, exchange)
+        _check(scan, _spread(exchange))
         return
-    for counter in _check(scan, exchange):
+    for counter in _check(scan, _spread(exchange)):
         # One arrival of each of three programs after every step but the last, and one within each step.
         expected = [3 * (steps - 1 + steps * scan.cell.inner) for steps in (2, 4) for _ in range(directions)]
         assert counter[0, :: COUNTER_STRIDE.value].tolist() == expected
@@ -164,7 +191,7 @@ def test_a_nan_with_the_flag_pattern_is_not_waited_for() -> None:
     scan.state[0, 0, 1] = pattern
     scan.x[0, 2] = pattern
     scan.dfinal[0, 0, 0] = pattern
-    outputs, grads, _ = _exchange(scan, "flag")
+    outputs, grads, _ = _exchange(scan, _spread("flag"))
     expected_outputs, expected_grads = scan.by_reference()
     for ours, expected in zip(outputs + grads, expected_outputs + expected_grads, strict=True):
         assert torch.equal(ours.isnan(), expected.isnan())

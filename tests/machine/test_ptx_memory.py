@@ -251,6 +251,7 @@ FAULTS = {
     "before": ("ld.global.b32 %r2, [%rd0+-4];", "byte -4 of tensor 0|no tensor"),  # where a page begins
     "partly outside": ("st.global.v2.b64 [%rd0+120], {%rd0, %rd0};", "outside"),
     "misaligned": ("ld.global.v4.b32 {%r2, %r3, %r4, %r5}, [%rd0+8];", "misaligned"),
+    "asked for": ("prefetch.global.L2 [%rd0+128];", "outside"),
     "null": ("mov.b64 %rd1, 0; st.global.b32 [%rd1], %r0;", "no tensor"),
     "an integer": ("mov.b64 %rd1, 123456; ld.global.b32 %r2, [%rd1];", "no tensor"),
     "atomic": ("atom.global.add.u32 %r2, [%rd0+128], 1;", "outside"),

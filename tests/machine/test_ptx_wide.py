@@ -36,6 +36,11 @@ CASES = (
     _wide("nas", "bfloat16", 2, 70, 40, block_h=16, lengths=True, resets=True),
     _wide("slstm", "bfloat16", 2, 70, 40, block_h=16, lengths=True, resets=True),
     _wide("lstm_decay", "float16", 3, 70, 40, block_h=16, lengths=True),
+    _wide("lstm", "bfloat16", 3, 70, 128, True, stages=1, block_h=64, block_k=128, warps=8, lengths=True),
+    _wide("lstm", "float32", 3, 70, 72, True, stages=1, weak=True),
+    _wide("rnn_tanh", "bfloat16", 3, 70, 128, block_h=64, scatter=False, weak=True, resets=True),
+    _wide("rnn_tanh", "float32", 3, 130, 64, block_b=128, block_h=64, warps=8, scatter=False, lengths=True),
+    _wide("gru", "float32", 3, 130, 40, block_b=128, block_h=16, warps=8, lengths=True, D=2),
     _wide("cifg", "float16", 3, 70, 40, cc=80),
     _wide("lstm", "float32", 3, 70, 40, True, cc=80, block_h=16, lengths=True),
 )
