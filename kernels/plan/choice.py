@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape, ceil_div
 from fastrnn.kernels.plan.cost import launch_cost
 from fastrnn.kernels.plan.devices import Device
 from fastrnn.kernels.plan.limits import fits
+from fastrnn.kernels.plan.wide import programs_per_sm, slots
 
 _Result = TypeVar("_Result")
 
 _MAX_GRID_Y = 65535
+# Of the kernels for many rows: rows, units and warps of a program. With four warps an SM has room for two.
+_WIDE_TILES = ((64, 16, 4), (64, 32, 4), (128, 16, 8), (128, 32, 8), (64, 64, 8), (64, 64, 4), (128, 64, 8))
+_WIDE_BATCH, _WIDE_HIDDEN = 33, 33  # from where on they are thought of
 # How many launches are compiled, seconds each, before the one that spills least will do.
 TRIALS = 6
 
@@ -53,6 +58,41 @@ def _spread(shape: ScanShape, device: Device, schedule: str, exchange: str) -> I
                 )
 
 
+def _wide_chunk(shape: ScanShape, tier: str, scatter: bool) -> int:
+    """How much of the contraction is walked at once: as compile reports have it, and no more than there is."""
+    if shape.element_bytes == 2:
+        chunk = 128 if scatter or (tier == "wide streamed" and not shape.backward) else 64
+    else:
+        chunk = 64 if scatter and tier == "wide" else 32
+    return min(chunk, _power_of_two(shape.hidden))
+
+
+def _wide(shape: ScanShape, device: Device, schedule: str, exchange: str) -> Iterator[LaunchConfig]:
+    """Of the kernels for many rows: R resident or streamed. Backward by parts of dh, where there are more gates than
+    one: H numbers a row are less than those of all gates. A step on its own has nobody to send them to."""
+    if shape.batch < _WIDE_BATCH or shape.hidden < _WIDE_HIDDEN:
+        return
+    if exchange == "flag" or shape.ieee or shape.gates == shape.inner:
+        return
+    persistent = schedule == "persistent"
+    tiers = ("wide", "wide streamed") if persistent else ("wide streamed",)
+    scatter = shape.backward and persistent and shape.gates - shape.inner > 1
+    for (rows, units, warps), tier in itertools.product(_WIDE_TILES, tiers):
+        # A warp has registers for 16 rows of 128 columns.
+        if rows * slots(shape) * units > warps * 16 * 128:
+            continue
+        block_k = _wide_chunk(shape, tier, scatter)
+        num_k = ceil_div(shape.hidden, block_k)
+        found = LaunchConfig(schedule, tier, exchange, rows, units, block_k, num_k, 1, 1, warps, _MAX_GRID_Y, scatter)
+        if persistent:
+            programs = ceil_div(shape.hidden, units) * shape.groups
+            room = device.sms * programs_per_sm(shape, found, device) // programs
+            if room == 0:
+                continue
+            found = replace(found, batch_tiles=min(room, ceil_div(shape.batch, rows)))
+        yield found
+
+
 def _diagonal(schedule: str) -> Iterator[LaunchConfig]:
     for block_b, block_h in itertools.product((4, 8, 16), (32, 64, 128)):
         if block_b * block_h > 1024:  # 16 elements a thread need more registers than there are
@@ -65,8 +105,8 @@ def every(shape: ScanShape, device: Device, schedule: str, exchange: str | None 
     if shape.diagonal:
         return _diagonal(schedule)
     exchanges = ("none",) if schedule == "stepwise" else ("flag", "barrier") if exchange is None else (exchange,)
-    spread = itertools.chain.from_iterable(_spread(shape, device, schedule, kind) for kind in exchanges)
-    return itertools.chain(_solo(shape, schedule), spread)
+    several = (kind(shape, device, schedule, how) for kind in (_spread, _wide) for how in exchanges)
+    return itertools.chain(_solo(shape, schedule), *several)
 
 
 def candidates(shape: ScanShape, device: Device, schedule: str, exchange: str | None = None) -> Iterator[LaunchConfig]:

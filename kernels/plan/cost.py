@@ -5,6 +5,7 @@ Estimates, from sizes and the device's limits alone. All times are microseconds,
 
 from __future__ import annotations
 
+from fastrnn.kernels.plan import wide
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape, ceil_div
 from fastrnn.kernels.plan.devices import KIB, Device
 
@@ -17,6 +18,8 @@ def shared_estimate(shape: ScanShape, config: LaunchConfig) -> int:
 
     An upper bound, and tight where it matters; the test of the offline report compares it with the compiler's figure.
     """
+    if config.wide:
+        return wide.shared_estimate(shape, config)
     if config.tier == "diagonal":  # four gates on their way to the threads that multiply them, or back
         return config.block_b * config.block_h * 16
     chunk = config.block_k * shape.element_bytes
@@ -47,7 +50,7 @@ def register_estimate(shape: ScanShape, config: LaunchConfig) -> float:
 def _approximate(shape: ScanShape) -> int:
     """How many instructions less an element of a gate takes where activations are approximate: forward, 10.8 of a GRU,
     13.8 of an LSTM, 16 of an RNN (Triton 3.7.1). Backward few gates have any."""
-    return 13 if shape.element_bytes == 2 and not shape.backward else 0
+    return 13 if not (shape.ieee or shape.backward) else 0
 
 
 def instruction_estimate(shape: ScanShape, config: LaunchConfig) -> float:
@@ -58,12 +61,15 @@ def instruction_estimate(shape: ScanShape, config: LaunchConfig) -> float:
     """
     threads = config.num_warps * 32
     padded_k = config.num_k * config.block_k
-    left = shape.left * config.block_b * padded_k / threads if config.tier != "solo" else 0.0
+    left = shape.left * config.block_b * padded_k / threads
     rounds = ceil_div(config.num_k, config.group)
     products = shape.gates * max(1, config.block_h // 8) * (config.block_b // 16) * padded_k / 16 / config.num_warps
     # Backward, a state or saved tensor beyond those that the gates let expect takes a third of what a gate does.
     gates = shape.gates + (0.35 * shape.extra if shape.backward else 0)
     pointwise = gates * config.block_b * config.block_h / (32 if config.split > 1 else threads)
+    if config.tier == "solo":
+        base, mma, point = (50, 1.4, 16) if shape.backward else (45, 1.2, 25.5 - _approximate(shape))
+        return base + mma * products * shape.element_bytes / 2 + point * pointwise
     base, load, check, per_round, mma, point = (
         (137, 0.6, 5.9, 19, 0.6, 15.8) if shape.backward else (99, 0.7, 5.4, 36, 1.9, 31)
     )
@@ -105,6 +111,8 @@ def launch_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float
     The sum of what a step waits for in turn: its instructions, the exchange's hop (or the launch), its tile of h or dr
     through L2, R's slice from shared memory or L2, the matrix instructions, and what waits within the program.
     """
+    if config.wide:
+        return wide.launch_cost(shape, config, device)
     if config.tier == "diagonal":
         return _diagonal_cost(shape, config, device)
     units = ceil_div(shape.hidden, config.block_h)

@@ -21,9 +21,11 @@ class Facts(NamedTuple):
     Attributes:
         gates, backward, element_bytes, ieee, inner, extra, states, constants, left, out: as in `ScanShape`.
         hopper: whether the GPU is of compute capability 9, which has warpgroup instructions.
+        tensor_memory: whether it is of compute capability 10, whose products are in a memory of their own.
         tier, exchange, warps: of the launch, as in `LaunchConfig`.
         split: whether the contraction is split over the warps.
         units, rows: of one program.
+        scatter: whether backward sends parts of dh.
         chunk, fetched, width: how much of the contraction is walked at once, fetched together, and there in all.
     """
 
@@ -38,12 +40,14 @@ class Facts(NamedTuple):
     left: int
     out: int
     hopper: bool
+    tensor_memory: bool
     tier: str
     exchange: str
     warps: int
     split: bool
     units: int
     rows: int
+    scatter: bool
     chunk: int
     fetched: int
     width: int
@@ -62,12 +66,14 @@ def facts(shape: ScanShape, config: LaunchConfig, device: Device) -> Facts:
         shape.left,
         shape.out,
         device.capability[0] == 9,
+        device.capability[0] == 10,
         config.tier,
         config.exchange,
         config.num_warps,
         config.split > 1,
         config.block_h,
         config.block_b,
+        config.scatter,
         config.block_k,
         config.group * config.block_k,
         config.num_k * config.block_k,
@@ -120,12 +126,16 @@ class Limit(NamedTuple):
 
 
 _SPREAD = ("grid", "streamed")  # over several programs
+_WIDE = ("wide", "wide streamed")
 _NO_BARRIER = ("none", "flag")
 
 _EXACT = "exact float32 products run on the ordinary units, where unrolled dots need more registers than there are"
 _UNROLLED = "unrolled over resident weights, a wider contraction spills registers that the estimate does not see"
 _IN_FLIGHT = "Triton 3.6 has all chunks of float32 operands in flight, where nothing checks them in between"
 _FLOAT32 = f"{_UNROLLED}; float32's is the less wide"
+_TWO = "two contractions a step keep both slices' descriptors"
+_THIRTY_TWO = "of many rows, 32 units in float32 leave room for little else"
+_IN_REGISTERS = "other GPUs than Hopper multiply what is in registers"
 _OTHER_GPUS = "compiled for other GPUs than Hopper it spills"
 # The streamed tile of 32 units that has room all the same, in 16 bits.
 _SMALLEST = _of(tier="streamed", rows=16, chunk=128, element_bytes=2)
@@ -138,11 +148,14 @@ LIMITS: tuple[Limit, ...] = (
           _of(tier="solo", ieee=True, backward=False, gates=_over(3), units=_over(16))),
     Limit(f"{_EXACT}: they are streamed, in a loop", _of(tier=_SPREAD, ieee=True),
           unless=_of(tier="streamed", rows=_to(16), chunk=_to(128))),
+    Limit("128 units of several gates in float32 spill a few registers, activations being approximate (Triton 3.7)",
+          _of(tier="solo", element_bytes=4, backward=False, gates=_over(2), units=_over(64))),
     # How wide a contraction resident weights may be unrolled for.
     Limit(_UNROLLED, _of(tier="grid", backward=False, gates=_over(2), units=_over(8), width=_over(1536))),
     Limit(_UNROLLED, _of(tier="grid", backward=False, gates=_over(2), units=_over(8), warps=4, width=_over(768))),
     Limit(_UNROLLED, _of(tier="grid", backward=False, gates=_over(3), units=_over(8), warps=4, width=_over(512))),
     Limit(_UNROLLED, _of(tier="grid", backward=False, gates=_over(4), warps=4, width=_over(512))),
+    Limit(_UNROLLED, _of(tier="grid", backward=False, gates=_over(4), width=_over(768))),
     Limit(_UNROLLED, _of(tier="grid", backward=True, units=_over(8), warps=4, width=_over(1536))),
     Limit(_UNROLLED, _of(tier="grid", backward=True, extra=_over(0), width=_over(768))),
     Limit(_UNROLLED, _of(tier="grid", backward=True, states=_over(2), width=_over(512))),
@@ -169,8 +182,63 @@ LIMITS: tuple[Limit, ...] = (
           _of(tier="grid", element_bytes=4, left=_over(3), fetched=_over(128))),
     Limit("under Triton 3.9, more than four gradients in float32 leave no room to check them",
           _of(tier=_SPREAD, element_bytes=4, left=_over(4), exchange="flag")),
+    Limit("under Triton 3.9, more than four gradients in float32 spill a register beside resident weights",
+          _of(tier="grid", element_bytes=4, left=_over(4))),
     Limit("two contractions a step take twice the room", _of(tier="grid", inner=_over(0), units=_over(16),
                                                              width=_over(768))),
+    # Many rows. Each product over a resident chunk keeps its descriptors over the time loop.
+    Limit(_UNROLLED, _of(tier="wide", width=_over(1024))),
+    Limit(_UNROLLED, _of(tier="wide", units=_over(16), width=_over(512))),
+    Limit(_UNROLLED, _of(tier="wide", units=_over(32), gates=_over(1), width=_over(128))),
+    Limit(_UNROLLED, _of(tier="wide", backward=True, extra=_over(0))),
+    Limit(_UNROLLED, _of(tier="wide", backward=True, constants=_over(0), width=_over(512))),
+    Limit("vectors, or more states than two, leave room for 16 units", _of(tier=_WIDE, backward=True, extra=_over(0),
+                                                                          units=_over(16))),
+    Limit("a number of each row leaves room for 16 units (Triton 3.9)", _of(tier=_WIDE, backward=True,
+                                                                            constants=_over(0), units=_over(16))),
+    Limit("64 units in float32 spill (Triton 3.9)", _of(tier="wide", backward=True, element_bytes=4, units=_over(32))),
+    Limit(_UNROLLED, _of(tier="wide", backward=False, states=_over(2), width=_over(512))),
+    Limit("more states than two leave room for 16 units",
+          _of(tier="wide streamed", backward=False, states=_over(2), units=_over(16))),
+    Limit(_UNROLLED, _of(tier="wide", gates=_over(4), width=_over(256))),
+    Limit("more than four gates leave no room for a chunk of their weights on its way",
+          _of(tier="wide streamed", gates=_over(4))),
+    Limit("of a gate in two parts, one is kept apart besides",
+          _of(tier="wide", gates=3, backward=False, units=_over(16), width=_over(256))),
+    Limit("of a gate in two parts, one is kept apart besides",
+          _of(tier="wide", gates=3, backward=False, width=_over(512))),
+    Limit("of a gate in two parts, one is kept apart besides (Triton 3.9)",
+          _of(tier="wide streamed", gates=3, backward=False, units=_over(16))),
+    Limit("two gates' weights of 64 units on their way leave four warps no room (Triton 3.6)",
+          _of(tier="wide streamed", gates=2, backward=False, units=_over(32))),
+    Limit("two contractions a step are for 32 units at the most", _of(tier=_WIDE, inner=_over(0), units=_over(32))),
+    Limit(_TWO, _of(tier="wide", backward=True, inner=_over(0), units=_over(16))),
+    Limit(_TWO, _of(tier="wide", backward=True, inner=_over(0), width=_over(256))),
+    Limit(_TWO, _of(tier="wide", inner=_over(0), element_bytes=4)),
+    Limit(_FLOAT32, _of(tier="wide", element_bytes=4, width=_over(512))),
+    Limit(_FLOAT32, _of(tier="wide", element_bytes=4, backward=False, gates=_over(1), width=_over(256))),
+    Limit(_FLOAT32, _of(tier="wide", element_bytes=4, backward=True, gates=_over(2), width=_over(256))),
+    Limit(_FLOAT32, _of(tier="wide", element_bytes=4, backward=True, units=_over(16), width=_over(256))),
+    Limit(_FLOAT32, _of(tier="wide", element_bytes=4, units=_over(32), width=_over(256))),
+    Limit(_FLOAT32, _of(tier="wide", element_bytes=4, units=_over(16), gates=_over(1))),
+    Limit("products in tensor memory take more of it than there is (Triton 3.7)", _of(tier=_WIDE, tensor_memory=True)),
+    Limit(_IN_REGISTERS, _of(tier=_WIDE, hopper=False, gates=_over(1), units=_over(16))),
+    Limit(_IN_REGISTERS, _of(tier=_WIDE, hopper=False, units=_over(32))),
+    Limit(_IN_REGISTERS, _of(tier=_WIDE, hopper=False, element_bytes=4, backward=False)),
+    Limit(_IN_REGISTERS, _of(tier=_WIDE, hopper=False, element_bytes=4, units=_over(16))),
+    Limit(_IN_REGISTERS, _of(tier=_WIDE, hopper=False, backward=True, inner=_over(0))),
+    Limit(_IN_REGISTERS, _of(tier="wide", hopper=False, backward=False, width=_over(128))),
+    Limit(_IN_REGISTERS, _of(tier="wide", hopper=False, backward=True, scatter=False, width=_over(256))),
+    Limit(_IN_REGISTERS, _of(tier="wide streamed", hopper=False, backward=True, scatter=False)),
+    Limit(_IN_REGISTERS, _of(tier="wide streamed", hopper=False, backward=False)),
+    Limit("more than four gates in float32 have more accumulators than there is room for",
+          _of(tier=_WIDE, element_bytes=4, backward=False, gates=_over(4))),
+    Limit(_THIRTY_TWO, _of(tier=_WIDE, element_bytes=4, backward=False, units=_over(16), gates=_over(3))),
+    Limit(_THIRTY_TWO, _of(tier=_WIDE, element_bytes=4, backward=True, units=_over(16), gates=_over(1), scatter=False)),
+    Limit(_THIRTY_TWO, _of(tier=_WIDE, element_bytes=4, backward=True, gates=_over(3), units=_over(16),
+                           width=_to(128))),
+    Limit(_THIRTY_TWO, _of(tier=_WIDE, element_bytes=4, backward=True, units=_over(32), gates=_over(1))),
+    Limit(_THIRTY_TWO, _of(tier=_WIDE, element_bytes=4, backward=True, units=_over(16), inner=_over(0))),
     # What is split over the warps, resident or not.
     Limit(_OTHER_GPUS, _of(split=True, hopper=False, warps=4, units=_over(8))),
     Limit(_OTHER_GPUS, _of(split=True, hopper=False, units=_over(16)), unless=_EASED),
@@ -192,7 +260,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit("64 rows are for Hopper's warpgroup instructions: forward, in 16 bits, streamed",
           _of(tier=_SPREAD, split=False),
           unless=_of(hopper=True, element_bytes=2, backward=False, tier="streamed", exchange=_NO_BARRIER, units=16,
-                     chunk=256, gates=_to(4), states=_to(2))),
+                     chunk=256, gates=_to(4), inner=0, states=_to(2))),
 )  # fmt: skip
 
 # Of 255; the estimate runs further below what four warps need.

@@ -129,6 +129,15 @@ def _product(rows: int, columns: int, k: int, layer: Layer, device: Device) -> f
     return _PRODUCT_US + max(best, moved / (device.memory_rate if moved > 0.6 * device.l2_bytes else device.l2_rate))
 
 
+def _far(layer: Layer, backward: bool) -> int:
+    """Elements per row and unit that a pass at least reads from memory or writes there: the gates' input parts, states
+    and what is saved; or that, h where it is nothing, dy, a cell, and gradients of the gates, of some in two parts."""
+    counts = layer.counts
+    if backward:
+        return max(1, counts.saved) + counts.states + counts.gates + len(counts.split_gates)
+    return counts.gates + (counts.states + counts.saved if layer.training else 1)
+
+
 def _standard(layer: Layer, backward: bool, device: Device) -> float:
     """One product and one pointwise kernel a step, one more product with a projection."""
     B, H, G, S = layer.batch, layer.hidden, layer.counts.gates, layer.counts.states
@@ -136,14 +145,14 @@ def _standard(layer: Layer, backward: bool, device: Device) -> float:
     if backward:
         products = [_product(B, wide, G * H, layer, device)]
         # dh, dc in and out and half of d(gates) are read while L2 has them; gates, c, dy and d(gates) are not in it.
-        near, far = 1 + 2 * (S - 1) + G / 2, 2 * G + S
+        near = 1 + 2 * (S - 1) + G / 2
     else:
         products = [_product(B, G * H, wide, layer, device)]
-        near, far = G + S - 1, (2 * G + S if layer.training else G + 1)
+        near = G + S - 1
     if layer.projection:
         products.append(_product(B, *((H, wide) if backward else (wide, H)), layer, device))
     kept = 8 * B * H * layer.element_bytes < 0.6 * device.l2_bytes
-    moved = far / device.memory_rate + near / (device.l2_rate if kept else device.memory_rate)
+    moved = _far(layer, backward) / device.memory_rate + near / (device.l2_rate if kept else device.memory_rate)
     pointwise = _POINTWISE_US + B * H * layer.element_bytes * moved
     return sum(max(_LAUNCH[backward], kernel) for kernel in (*products, pointwise))
 
@@ -157,8 +166,10 @@ def _persistent(layer: Layer, backward: bool, device: Device) -> float:
 def _small(layer: Layer, backward: bool, device: Device) -> float:
     """Passes over the rows, one after the other; a GRU, of which nothing is published, as an LSTM."""
     at = next(p for p in _SMALL[layer.counts.gates > 1, backward] if layer.hidden <= p.hidden)
-    work = layer.batch * layer.counts.gates * layer.hidden**2 / (device.sms * _mac_rate(layer, device))
-    return max(at.us * -(-layer.batch // (at.rows or 8 * device.sms)), work)
+    units = layer.batch * layer.hidden
+    work = units * layer.counts.gates * layer.hidden / (device.sms * _mac_rate(layer, device))
+    moved = units * _far(layer, backward) * layer.element_bytes / device.memory_rate
+    return max(at.us * -(-layer.batch // (at.rows or 8 * device.sms)), work, moved)
 
 
 def step_us(layer: Layer, backward: bool, device: Device) -> float:

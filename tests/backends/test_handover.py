@@ -31,7 +31,7 @@ from fastrnn.scan.problem import Problem
 H100 = DEVICES["sm_90"]
 CUDA = torch.device("cuda", 0)
 TORCHS = ("lstm", "gru", "rnn_tanh")
-MANY = Problem(CELLS["lstm"], torch.float16, CUDA, time=100, batch=2048, hidden=256, grad=True)
+MANY = Problem(CELLS["lstm"], torch.float16, CUDA, time=100, batch=4096, hidden=1024, grad=True)
 
 
 @pytest.fixture
@@ -227,10 +227,10 @@ def test_the_models_are_asked_of_what_would_run(monkeypatch: pytest.MonkeyPatch)
         assert found.us == pytest.approx(sum(step_cost(*step, H100) for step in steps) * problem.layers)
         assert handover.layer_of(problem).exact != tf32
     asked = dataclasses.replace(MANY, projection=64, grad=False, directions=2, layers=3, single=True)
-    layer = peer.Layer(CELLS["lstm"], "float16", 2048, 256, 2, 3, 64, training=False, exact=True, single=True)
+    layer = peer.Layer(CELLS["lstm"], "float16", 4096, 1024, 2, 3, 64, training=False, exact=True, single=True)
     assert handover.layer_of(asked) == layer
     times = handover.times_us(dataclasses.replace(MANY, layers=2))
-    layer = peer.Layer(CELLS["lstm"], "float16", 2048, 256, layers=2)
+    layer = peer.Layer(CELLS["lstm"], "float16", 4096, 1024, layers=2)
     assert times is not None
     assert times[1] == pytest.approx(2 * sum(peer.step_us(layer, backward, H100) for backward in (False, True)))
 
@@ -240,8 +240,9 @@ def test_the_choice_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     assert select(MANY).name == "aten"
     assert select(dataclasses.replace(MANY, batch=64)).name == "persistent"
-    assert select(dataclasses.replace(MANY, hidden=512, batch=128, dtype=torch.float32)).name == "persistent"
-    assert select(dataclasses.replace(MANY, hidden=512, batch=192, dtype=torch.float32)).name == "aten"
+    assert select(dataclasses.replace(MANY, hidden=256)).name == "persistent"
+    assert select(dataclasses.replace(MANY, batch=32, dtype=torch.float32)).name == "persistent"
+    assert select(dataclasses.replace(MANY, batch=512, dtype=torch.float32)).name == "aten"
     # Left open, or asked for by name.
     assert select(dataclasses.replace(MANY, batch=0)).name == "persistent"
     assert select(MANY, "persistent").name == "persistent"
@@ -293,11 +294,13 @@ def test_torchs_switches_are_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_h100")
 def test_both_times_are_printed_whichever_way_it_falls() -> None:
     text = explanation(MANY).splitlines()
-    first, rest = text[1].split(":", 1)
-    assert first.split() == ["persistent", "passed", "over"]
+    name, rest = text[1].split(":", 1)
+    assert name.split() == ["persistent", "passed", "over"]
     figures = [float(word) for word in rest.replace(")", "").split() if word.replace(".", "").isdigit()]
     assert figures[0] > 1.5 * figures[1]
-    assert "from B=769 on" in rest
+    first, end = handover.torchs_batches(MANY)[-1]
+    assert end is None
+    assert f"from B={first} on" in rest
     assert " runs: cuDNN" in text[3]
     few = explanation(dataclasses.replace(MANY, batch=16)).splitlines()
     assert " runs: forward: grid tier" in few[1]

@@ -20,6 +20,7 @@ from fastrnn.kernels.plan.choice import candidates, choose
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
 from fastrnn.kernels.plan.cost import launch_cost, shared_estimate, step_cost
 from fastrnn.kernels.plan.devices import DEVICES, Device, shared_bytes
+from fastrnn.kernels.plan.wide import programs_per_sm
 
 SHAPES = st.builds(
     ScanShape,
@@ -53,7 +54,8 @@ def _programs(shape: ScanShape, config: LaunchConfig) -> int:
 def test_what_waits_fits_the_device_at_once(device: Device, shape: ScanShape) -> None:
     config = choose(shape, device, "persistent")
     if config is not None and config.exchange != "none":
-        assert _programs(shape, config) <= device.sms
+        at_once = programs_per_sm(shape, config, device) if config.wide else 1
+        assert _programs(shape, config) <= device.sms * at_once
 
 
 @pytest.mark.parametrize("schedule", ["persistent", "stepwise"])
@@ -131,11 +133,20 @@ def test_every_limit_forbids_something_and_says_why() -> None:
     """Of all launches there are for a few shapes; one that nothing meets has its conditions misspelt."""
     unseen = set(limits.LIMITS)
     assert all(limit.reason for limit in unseen)
-    for gates, inner, extra, states in ((8, 0, 1, 2), (4, 0, 0, 2), (3, 0, 0, 2), (3, 1, 0, 1), (4, 0, 2, 4)):
-        for sizes in itertools.product((False, True), (4, 2), (256,), (2048, 1024, 512, 64), (1,), (False, True)):
+    for gates, inner, extra, states in (
+        (1, 0, 0, 1),
+        (2, 0, 0, 1),
+        (8, 0, 1, 2),
+        (4, 0, 0, 2),
+        (3, 0, 0, 2),
+        (3, 1, 0, 1),
+        (4, 0, 2, 4),
+    ):
+        for sizes in itertools.product((False, True), (4, 2), (256,), (2048, 1024, 512, 128, 64), (1,), (False, True)):
             shape = ScanShape(gates, *sizes, inner=inner, extra=extra, states=states, constants=1)
-            for device in (DEVICES["sm_90"], DEVICES["sm_80"]):
-                for config in choice.every(shape, device, "persistent"):
+            for name, schedule in itertools.product(("sm_80", "sm_90", "sm_100"), ("persistent", "stepwise")):
+                device = DEVICES[name]
+                for config in choice.every(shape, device, schedule):
                     launch = limits.facts(shape, config, device)
                     unseen -= {limit for limit in unseen if limit.forbids(launch)}
     assert not unseen
