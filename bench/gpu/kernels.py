@@ -125,7 +125,7 @@ def _row(job: Job, config: LaunchConfig | None, report: Report | str | None) -> 
         status = "too much shared memory"
     else:
         status = "spills" if found.spills else "ok"
-    names = ("tier", "exchange", "block_h", "block_b", "block_k", "num_k", "split", "num_warps")
+    names = ("tier", "exchange", "block_h", "block_b", "block_k", "num_k", "split", "num_warps", "scatter")
     measures = ("registers", "spills", "shared", "mma", "wgmma", "resident", "barriers", "instructions")
     return {
         **dataclasses.asdict(job),

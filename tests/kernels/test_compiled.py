@@ -27,7 +27,7 @@ from fastrnn.kernels.counts import COUNTS
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ("3.6.0", "3.7.1", "3.8.0", "3.9.0")  # that of the oldest torch, of those between, of the newest
 FIGURES = ("registers", "spills", "shared", "mma", "wgmma", "resident", "barriers", "instructions")
-CONFIG = ("tier", "exchange", "block_h", "block_b", "block_k", "num_k", "split", "num_warps")
+CONFIG = ("tier", "exchange", "block_h", "block_b", "block_k", "num_k", "split", "num_warps", "scatter")
 # One of each cell and pass, of each tier, with and without warpgroup instructions.
 SAMPLE = [
     ("lstm", False, "bfloat16", 768, 16),
@@ -44,6 +44,15 @@ CATALOGUE_SAMPLE = [
     ("peephole_lstm", True, "bfloat16", 1024, 64),
     ("cfc", True, "bfloat16", 256, 16),
 ]
+# Of many rows: resident and streamed, parts and gathered gradients, with a second contraction.
+WIDE_SAMPLE = [
+    ("lstm", False, "bfloat16", 256, 8192),
+    ("lstm", True, "bfloat16", 512, 8192),
+    ("gru", True, "float32", 256, 8192),
+    ("gru_textbook", False, "bfloat16", 256, 512),
+    ("rnn_tanh", True, "bfloat16", 1024, 8192),
+]
+WIDE_VERSIONS = {"sm_90": VERSIONS, "sm_80": ("3.6.0", "3.7.1", "3.9.0")}
 PROGRAM = """
     import json, sys
     from fastrnn.bench.gpu.kernels import Job, _row
@@ -70,6 +79,12 @@ def _catalogue_rows(version: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in table.read_text().splitlines()] if table.exists() else []
 
 
+def _wide_rows(arch: str, version: str) -> list[dict[str, Any]]:
+    """Of many rows."""
+    table = ROOT / "bench" / "compiled" / f"wide-{arch}-triton-{version}.jsonl"
+    return [json.loads(line) for line in table.read_text().splitlines()]
+
+
 def _find(rows: list[dict[str, Any]], cell: str, backward: bool, dtype: str, H: int, B: int) -> dict[str, Any]:
     wanted = {"cell": cell, "backward": backward, "dtype": dtype, "H": H, "B": B, "directions": 1}
     (row,) = (row for row in rows if all(row[name] == value for name, value in wanted.items()))
@@ -91,9 +106,26 @@ def test_the_catalogue_is_compiled_ahead() -> None:
     assert {row["cell"] for row in _catalogue_rows("3.7.1")} == set(COUNTS) - set(BUILTIN)
 
 
+@pytest.mark.parametrize(("arch", "version"), [(a, v) for a, versions in WIDE_VERSIONS.items() for v in versions])
+def test_many_rows_are_compiled_ahead(arch: str, version: str) -> None:
+    """Of every cell; with the matrix instructions that there are, and R where the plan says it is."""
+    rows = _wide_rows(arch, version)
+    assert {(row["arch"], row["triton"], row["status"]) for row in rows} == {(arch, version, "ok")}
+    wide = [row for row in rows if row["tier"].startswith("wide")]
+    assert len(wide) >= (180 if arch == "sm_90" else 8)
+    for row in wide:
+        assert row["resident"] == (row["tier"] == "wide"), row
+        assert row["wgmma" if arch == "sm_90" else "mma"] > 0, row
+    if arch == "sm_90":
+        assert {row["cell"] for row in wide} == set(COUNTS) - {"rnn_relu", "indrnn"}
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_tables_are_of_the_launches_that_are_chosen(version: str) -> None:
-    for row in _rows(version) + _catalogue_rows(version):
+    of_many = [
+        row for arch, versions in WIDE_VERSIONS.items() if version in versions for row in _wide_rows(arch, version)
+    ]
+    for row in _rows(version) + _catalogue_rows(version) + of_many:
         job = Job(row["arch"], row["cell"], row["backward"], row["dtype"], row["H"], row["B"], row["directions"])
         config = job.config()
         assert {name: row[name] for name in CONFIG} == {name: getattr(config, name) for name in CONFIG}, job
@@ -103,7 +135,7 @@ def test_a_sample_compiles_to_what_the_table_says() -> None:
     version = importlib.metadata.version("triton")
     if version not in VERSIONS:
         pytest.skip(f"there is no table of Triton {version}")
-    rows, sample = _rows(version), list(SAMPLE)
+    rows, sample = _rows(version) + _wide_rows("sm_90", version), SAMPLE + WIDE_SAMPLE
     if of_catalogue := _catalogue_rows(version):
         rows, sample = rows + of_catalogue, sample + CATALOGUE_SAMPLE
     result = subprocess.run(

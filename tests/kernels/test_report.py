@@ -66,7 +66,7 @@ def check(reports: list[dict[str, Any]], count: int) -> None:
         where = (version, report["arch"], report["cell"], "backward" if report["backward"] else "forward", report["H"])
         assert (report["spills"] > 0) == (where in KNOWN_SPILLS), report
         assert report["shared"] <= report["estimate"] <= report["limit"], report
-        assert report["resident"] == (report["config"]["tier"] != "streamed"), report
+        assert report["resident"] == ("streamed" not in report["config"]["tier"]), report
         assert (report["mma"] + report["wgmma"] > 0) == (report["config"]["tier"] != "diagonal"), report
 
 
