@@ -111,11 +111,13 @@ def _add_kernels(parser: argparse.ArgumentParser) -> None:
     _several(parser, "--batch", "batch size (default: 16, 64)", type=_positive)
     parser.add_argument("--bidirectional", action="store_true", help="both directions in one launch")
     parser.add_argument("--schedule", choices=["persistent", "stepwise"], default="persistent")
-    parser.add_argument(
+    besides = parser.add_mutually_exclusive_group()
+    besides.add_argument(
         "--executed",
         action="store_true",
         help="count what a step executes, too, seconds to a minute a row; needs torch",
     )
+    besides.add_argument("--path", action="store_true", help="how long a step is, in cycles, part by part")
     parser.add_argument("--json", metavar="FILE", help="append one JSON object per row")
 
 

@@ -157,7 +157,7 @@ def kernels(arguments: argparse.Namespace) -> int:
         2 if arguments.bidirectional else 1,
         arguments.schedule,
     )
-    return kernel_report.report(todo, arguments.json, arguments.executed)
+    return kernel_report.report(todo, arguments.json, arguments.executed, arguments.path)
 
 
 def model(arguments: argparse.Namespace) -> int:

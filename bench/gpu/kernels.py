@@ -21,6 +21,7 @@ from fastrnn.bench.rows.errors import said
 from fastrnn.bench.showing.table import Column, columns, emit, heading, line
 from fastrnn.kernels.plan.choice import choose
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
+from fastrnn.kernels.plan.cost import launch_cost
 from fastrnn.kernels.plan.devices import DEVICES
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ EXECUTED_COLUMNS = columns(
     "arch<6 | cell<12 | pass<8 | dtype<8 | H>5 | B>4 | dirs>4 | tier<8 | units x rows, chunk<19 | warps>5 | loop>5 | "
     "barriers>8 | PTX>5 | executed>8 | barriers>8 | bytes in>8 | out>7 | shared in>9 | out>7 | conflicts>9"
 )
+# How long a step takes, in cycles part by part, and in microseconds by that and by the cost model.
+PATH_COLUMNS = columns(
+    "arch<6 | cell<12 | pass<8 | dtype<8 | H>5 | B>4 | dirs>4 | tier<8 | units x rows, chunk<19 | warps>5 | loop>5 | "
+    "before>6 | load>5 | matrix>6 | sum>5 | pointwise>9 | told>5 | after>5 | us>6 | model>6"
+)
+_PATH = ("before", "load", "matrix", "sum", "pointwise", "hand_over", "after")
 _EXECUTED = (
     "code", "instructions", "barriers", "global_loaded", "global_stored", "shared_loaded", "shared_stored", "conflicts"
 )  # fmt: skip
@@ -57,10 +64,13 @@ class Job:
     directions: int = 1
     schedule: str = "persistent"
 
-    def config(self) -> LaunchConfig | None:
+    def shape(self) -> ScanShape:
         counts = counts_of(self.cell)
         sizes = (counts.gates, self.backward, ELEMENT_BYTES[self.dtype], self.B, self.H, self.directions)
-        return choose(ScanShape(*sizes, **counts.tiles(self.backward)), DEVICES[self.arch], self.schedule)
+        return ScanShape(*sizes, **counts.tiles(self.backward))
+
+    def config(self) -> LaunchConfig | None:
+        return choose(self.shape(), DEVICES[self.arch], self.schedule)
 
 
 def jobs(
@@ -144,6 +154,15 @@ def _with_executed(row: dict[str, Any], counted: dict[str, Any] | str | None) ->
     return {**row, "executed": counted if isinstance(counted, dict) else None}
 
 
+def _with_path(
+    job: Job, row: dict[str, Any], config: LaunchConfig | None, report: Report | str | None
+) -> dict[str, Any]:
+    """The row with the path through a step, empty where its loop has others within it, and the model's time."""
+    if config is None or report is None or isinstance(report, str):
+        return {**row, "path": {}, "model_us": None}
+    return {**row, "path": report.path, "model_us": round(launch_cost(job.shape(), config, DEVICES[job.arch]), 3)}
+
+
 def _show(row: dict[str, Any], columns: Sequence[Column] = COLUMNS) -> str:
     name = "backward" if row["backward"] else "forward"
     start = [row["arch"], row["cell"], name, row["dtype"], row["H"], row["B"], row["directions"]]
@@ -155,6 +174,11 @@ def _show(row: dict[str, Any], columns: Sequence[Column] = COLUMNS) -> str:
     if counted is not None:
         read, step = [row["instructions"], row["barriers"]], [counted[name] for name in _EXECUTED]
         return line(columns, [*start, *read, *step])
+    if columns is PATH_COLUMNS:
+        path = row["path"]
+        parts = [path[part] for part in _PATH] if path else ["-"] * len(_PATH)
+        us = f"{path['path_us']:.2f}" if path else "-"
+        return line(columns, [*start, row["instructions"], *parts, us, f"{row['model_us']:.2f}"])
     resident = "yes" if row["resident"] else "no"
     sizes = [f"{row['shared'] / 1024:.1f}", f"{row['shared_limit'] // 1024}"]
     end = [row["registers"], row["spills"], *sizes, row["mma"], row["wgmma"], resident]
@@ -175,12 +199,12 @@ def _summary(rows: Sequence[dict[str, Any]], kernels: int) -> str:
     )
 
 
-def report(todo: Sequence[Job], json_path: str | None, execute: bool = False) -> int:
+def report(todo: Sequence[Job], json_path: str | None, execute: bool = False, path: bool = False) -> int:
     """Compile, print and record; 1 if a kernel spills, does not fit or does not compile, else 0.
 
-    With `execute`, what a step executes, too: 1 then as well where a kernel does not run.
+    With `execute`, what a step executes, too: 1 then as well where a kernel does not run. With `path`, how long it is.
     """
-    shown = EXECUTED_COLUMNS if execute else COLUMNS
+    shown = EXECUTED_COLUMNS if execute else PATH_COLUMNS if path else COLUMNS
     emit(heading(shown))
     rows: list[dict[str, Any]] = []
     futures: dict[tuple[Job, LaunchConfig], Future[Report | str]] = {}
@@ -198,7 +222,10 @@ def report(todo: Sequence[Job], json_path: str | None, execute: bool = False) ->
             pending.append((job, config, future))
             runs.append(None if config is None or not execute else pool.submit(_execute, job, config))
         for (job, config, future), run in zip(pending, runs, strict=True):
-            row = _row(job, config, None if future is None else future.result())
+            found = None if future is None else future.result()
+            row = _row(job, config, found)
+            if path:
+                row = _with_path(job, row, config, found)
             rows.append(_with_executed(row, None if run is None else run.result()) if execute else row)
             if json_path is not None:
                 journal.append(json_path, rows[-1])

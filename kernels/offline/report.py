@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import triton
@@ -17,6 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fastrnn.kernels.counts import Counts
+from fastrnn.kernels.offline.path import path_row
 from fastrnn.kernels.plan.configs import LaunchConfig
 from fastrnn.kernels.triton.backward import scan_bwd_kernel
 from fastrnn.kernels.triton.constants import (
@@ -35,6 +36,7 @@ _POINTER_TYPES = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}
 # What is in float32 where a cell keeps its states so.
 _STATES = ("state_ptr", "carry_in_ptr", "carry_out_ptr", "cells0_ptr", "cells_ptr", "dcells_ptr", "saved_ptr")
 _FLOAT_IN_BACKWARD = ("carry_in_ptr", "carry_out_ptr", "dvectors_ptr")
+_STRAIGHT = ("solo", "grid")  # tiers whose time loop has no loop within it but waits
 _INT_ARGUMENTS = ("T", "B", "step0", "step1", "batch0")
 
 
@@ -50,6 +52,7 @@ class Report:
         resident: whether the recurrent weights are loaded before the time loop, not in it.
         barriers, instructions: block-wide barriers and instructions in the time loop. A program of eight warps issues
             each of them twice per step on every quarter of its SM, one a cycle: what a step takes at the least.
+        path: how long a step takes, part by part (path.py), of a kernel whose loop has none within it but waits.
     """
 
     registers: int
@@ -60,6 +63,7 @@ class Report:
     resident: bool
     barriers: int
     instructions: int
+    path: dict[str, float] = field(default_factory=dict)
 
 
 def _source(
@@ -182,7 +186,7 @@ def compile_scan(
     for phase in phases(counts, config):
         given = (config, precision, phase, lengths, resets, dcells, heads)
         source = _source(counts, backward, dtype, hidden, directions, *given)
-        reports.append(_compile(source, config, capability, counts.gates))
+        reports.append(_compile(source, config, capability, counts))
     return Report(
         registers=max(r.registers for r in reports),
         spills=sum(r.spills for r in reports),
@@ -192,10 +196,11 @@ def compile_scan(
         resident=all(r.resident for r in reports),
         barriers=sum(r.barriers for r in reports),
         instructions=sum(r.instructions for r in reports),
+        path=reports[0].path if len(reports) == 1 else {},
     )
 
 
-def _compile(source: ASTSource, config: LaunchConfig, capability: tuple[int, int], gates: int) -> Report:
+def _compile(source: ASTSource, config: LaunchConfig, capability: tuple[int, int], counts: Counts) -> Report:
     target = GPUTarget("cuda", capability[0] * 10 + capability[1], 32)
     compiled = triton.compile(source, target=target, options=launch_options(config))
     usage, sass = _disassemble(compiled.asm["cubin"])
@@ -209,7 +214,8 @@ def _compile(source: ASTSource, config: LaunchConfig, capability: tuple[int, int
         shared=compiled.metadata.shared,
         mma=len(re.findall(r"\bHMMA\b", sass)),
         wgmma=len(re.findall(r"\bHGMMA\b|\bUTCHMMA\b", sass)),
-        resident=config.resident and _weights_stay(compiled.asm["ttgir"], config, gates),
+        resident=config.resident and _weights_stay(compiled.asm["ttgir"], config, counts.gates),
         barriers=sum("BAR.SYNC" in instruction for instruction in loop),
         instructions=len(loop),
+        path=path_row(loop, config.num_warps, config.exchange, 1 + counts.inner) if config.tier in _STRAIGHT else {},
     )
