@@ -152,12 +152,16 @@ class Launches:
         self.settled: dict[tuple[object, ...], LaunchConfig] = {}
 
     def _found(self) -> list[LaunchConfig]:
-        found = ranked(self.shape, self.device, self.schedule)
+        of = (self.shape, self.device, self.schedule)
+        found = ranked(*of)
         if self.waiting:
             return found
         # Whether the best launch waits depends on the batch, which the choice of a backend leaves open: of the launches
-        # that fit, those without an exchange are taken. Where there is none, a backend sees by the best that it waits.
-        return [config for config in found if config.exchange == "none"] or found[:1]
+        # that fit, those without an exchange are taken; of all that are thought of, if none of these fits a GPU, since
+        # the interpreter has room for any. Where there is none, a backend sees by the best that it waits.
+        alone = [config for config in found if config.exchange == "none"]
+        alone = alone or [config for config in every(*of) if config.exchange == "none"]
+        return alone or found[:1]
 
     def ranked(self) -> Iterator[LaunchConfig]:
         """The best, then the others in turn; found again, since a process keeps thousands of these."""

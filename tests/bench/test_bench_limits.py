@@ -22,6 +22,7 @@ from fastrnn.bench.rows import files, record
 from fastrnn.bench.rows.cases import Case
 from fastrnn.bench.rows.errors import BenchError, LostGPUError
 from fastrnn.bench.showing import progress
+from fastrnn.kernels.counts import COUNTS
 from fastrnn.kernels.plan.choice import choose
 from fastrnn.kernels.plan.configs import ScanShape
 from fastrnn.kernels.plan.cost import step_cost
@@ -53,7 +54,7 @@ def test_the_limit_is_the_better_schedules() -> None:
     huge = dataclasses.replace(CASE, H=4096, B=256, mode="forward")
     costs = []
     for schedule in ("persistent", "stepwise"):
-        shape = ScanShape(4, False, 2, 256, 4096, 1)
+        shape = ScanShape(4, False, 2, 256, 4096, 1, **COUNTS["lstm"].tiles(False))
         config = choose(shape, H100, schedule)
         costs += [] if config is None else [step_cost(shape, config, H100)]
     assert limits.limit_us(huge, H100) == pytest.approx(min(costs))
