@@ -426,6 +426,7 @@ def test_autocast_compares_once(taken: list[str]) -> None:
     assert taken == ["scan", "layers"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_compiling_guards_on_the_batch_once(taken: list[str]) -> None:
     """One compilation for each stretch, with backward through the same kernels; none for any other batch in it."""

@@ -148,6 +148,7 @@ def test_dones_are_one_step_early() -> None:
     assert_same([output], [torch.cat(episodes)])
 
 
+@pytest.mark.slow
 def test_compiled_whole_with_dynamic_sizes() -> None:
     layer = fastrnn.GRU(3, 4, num_layers=2, reset_after=False)
     torch._dynamo.reset()

@@ -228,6 +228,7 @@ def test_a_packed_sequence_is_refused_in_other_terms() -> None:
 UNOPTIMIZED = {"aot_inductor.compile_wrapper_opt_level": "O0"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
 def test_aot_inductor(tmp_path: Path) -> None:
     layer = fastrnn.GRU(3, 5).eval()

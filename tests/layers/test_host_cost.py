@@ -65,7 +65,9 @@ def test_sizes_that_vary_are_not_compiled_in() -> None:
     assert result.stdout.splitlines() == ["T B step0 step1 batch0"] * 2
 
 
-@pytest.mark.parametrize("hidden", [32, pytest.param(128, marks=pytest.mark.slow), 512, 1024])
+@pytest.mark.parametrize(
+    "hidden", [32, pytest.param(128, marks=pytest.mark.slow), 512, pytest.param(1024, marks=pytest.mark.slow)]
+)
 def test_a_few_kernels_serve_every_batch(hidden: int) -> None:
     """Batch size chooses among a handful of tiles, and nothing else about it reaches the compiler."""
     kernels = set()
