@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
-from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape, ceil_div
+from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape, ceil_div, power_of_two
 from fastrnn.kernels.plan.cost import launch_cost
 from fastrnn.kernels.plan.devices import Device
 from fastrnn.kernels.plan.limits import fits
@@ -27,12 +27,8 @@ _WIDE_BATCH, _WIDE_HIDDEN = 33, 33  # from where on they are thought of
 TRIALS = 6
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << max(n - 1, 0).bit_length()
-
-
 def _solo(shape: ScanShape, schedule: str) -> Iterator[LaunchConfig]:
-    size = max(16, _power_of_two(shape.hidden))
+    size = max(16, power_of_two(shape.hidden))
     if size <= 128:
         # Backward in float32, 64 units need more registers than four warps have; as do more tensors than an LSTM's.
         crowded = shape.extra > 0 or (shape.backward and (shape.element_bytes > 2 or shape.gates > 4))
@@ -64,7 +60,7 @@ def _wide_chunk(shape: ScanShape, tier: str, scatter: bool) -> int:
         chunk = 128 if scatter or (tier == "wide streamed" and not shape.backward) else 64
     else:
         chunk = 64 if scatter and tier == "wide" else 32
-    return min(chunk, _power_of_two(shape.hidden))
+    return min(chunk, power_of_two(shape.hidden))
 
 
 def _wide(shape: ScanShape, device: Device, schedule: str, exchange: str) -> Iterator[LaunchConfig]:

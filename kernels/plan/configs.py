@@ -118,3 +118,8 @@ def describe(launches: Sequence[LaunchConfig]) -> str:
 
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
+
+
+def power_of_two(n: int) -> int:
+    """The least from `n` on."""
+    return 1 << max(n - 1, 0).bit_length()

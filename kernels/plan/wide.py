@@ -7,7 +7,7 @@ sm_90 compile reports (Triton 3.7.1). All times are microseconds, all sizes byte
 
 from __future__ import annotations
 
-from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape, ceil_div
+from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape, ceil_div, power_of_two
 from fastrnn.kernels.plan.devices import KIB, Device
 
 # A trip to L2 that nothing hides, of what is not on its way with the exchange: a chunk, or some parts.
@@ -23,7 +23,7 @@ _PARTS_AT_ONCE = 512
 
 def slots(shape: ScanShape) -> int:
     """Places for gates in one product: the power of two from the outer gates' number on."""
-    return 1 << (shape.gates - shape.inner - 1).bit_length()
+    return power_of_two(shape.gates - shape.inner)
 
 
 def _columns(shape: ScanShape, config: LaunchConfig) -> int:

@@ -28,7 +28,7 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
 
 from fastrnn.kernels.counts import Counts
-from fastrnn.kernels.plan.configs import LaunchConfig
+from fastrnn.kernels.plan.configs import LaunchConfig, power_of_two
 from fastrnn.kernels.triton import pointwise
 from fastrnn.kernels.triton.cells import steps_of
 
@@ -93,7 +93,7 @@ def wide_constants(counts: Counts, config: LaunchConfig, backward: bool) -> dict
     ahead = not interpreted()
     if backward:
         return {"SCATTER": config.scatter, "RESTS": counts.rests, "AHEAD": ahead}
-    slots = 1 << (counts.gates - counts.inner - 1).bit_length()
+    slots = power_of_two(counts.gates - counts.inner)
     return {"AHEAD": ahead, "SPLIT_GATES": sum(1 << g for g in counts.split_gates), "SLOTS": slots}
 
 
