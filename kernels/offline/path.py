@@ -4,9 +4,9 @@ A count of instructions says what a step costs where others wait for the issue s
 chain, from the load of h to the store of the next. Here a warp's instructions are walked in their order, as a GPU
 issues them. Each waits for the registers it reads, for its turn among the warps of its quarter of an SM, and for the
 unit it runs on; a barrier waits for the last warp to come, though not for loads that are on their way. What an
-instruction takes are published figures of Hopper and Ampere (Luo et al., "Dissecting the NVIDIA Hopper Architecture
-through Microbenchmarking", 2024; Jia et al., "Dissecting the NVIDIA Volta GPU Architecture", 2018): estimates, to
-compare two kernels by. Nothing here was measured.
+instruction takes are published figures of several GPUs, rounded (Luo et al., "Dissecting the NVIDIA Hopper Architecture
+through Microbenchmarking", 2024; Jia et al., "Dissecting the NVIDIA Volta GPU Architecture", 2018; throughputs: CUDA
+C++ Programming Guide): estimates, to compare two kernels by. Nothing here was measured.
 
 What is not here: loads that hit nothing, conflicts of shared memory's banks, and warps that are not in step.
 """
@@ -27,11 +27,11 @@ _QUARTERS = 4  # of an SM, each with an issue slot and units of its own
 # Cycles from issue until a result can be read, and until the unit takes the next warp's; by the opcode's first word.
 _LATENCY: dict[str, tuple[int, int]] = {
     "LDG": (262, 4), "LD": (262, 4), "ATOMG": (262, 4), "ATOM": (262, 4), "LDS": (29, 2), "LDSM": (33, 4),
-    "STS": (1, 2), "STG": (1, 4), "REDG": (1, 4), "SHFL": (23, 2), "MUFU": (18, 8), "HMMA": (33, 8),
+    "STS": (1, 2), "STG": (1, 4), "REDG": (1, 4), "SHFL": (23, 2), "MUFU": (20, 8), "HMMA": (33, 8),
     "IMAD": (4, 2), "LDC": (30, 1), "S2R": (20, 1), "S2UR": (20, 1), "POPC": (10, 4), "F2FP": (4, 2),
 }  # fmt: skip
 _OTHERS = (4, 1)
-_BARRIER = 20  # after the last warp has come
+_BARRIER = 30  # after the last warp has come
 _FENCE = 260  # until everybody can see what was stored: a trip to L2
 # Registers that a result takes, by the words of an opcode; one where none of them is named.
 _WIDTHS = {"64": 2, "128": 4, "WIDE": 2, "CS2R": 2}

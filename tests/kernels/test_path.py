@@ -49,7 +49,7 @@ def times(*loop: str, warps: int = 4) -> list[int]:
         (("LDS.128 R4, [R2] ", "FADD R1, R7, R6 "), [0, 29]),  # the last of four
         (("LDS.64 R4, [R2] ", "FADD R1, R6, R6 "), [0, 1]),  # not of two
         (("MUFU.RCP R1, R2 ", "MUFU.RCP R3, R4 "), [0, 8]),  # the unit takes one warp's in eight cycles
-        (("LDG.E R1, desc[UR8][R2.64] ", "BAR.SYNC.DEFER_BLOCKING 0x0 "), [0, 21]),  # which does not wait for loads
+        (("LDG.E R1, desc[UR8][R2.64] ", "BAR.SYNC.DEFER_BLOCKING 0x0 "), [0, 31]),  # which does not wait for loads
         (("FADD R2, R4, R5 ", "LDG.E R1, desc[UR8][R2.64] "), [0, 4]),
         (("FADD R3, R4, R5 ", "LDG.E R1, desc[UR8][R2.64] "), [0, 4]),  # an address is two registers
         (("STG.E desc[UR8][R2.64], R1 ", "MEMBAR.ALL.GPU "), [0, 261]),
@@ -71,17 +71,17 @@ def test_warps_take_turns() -> None:
     """Eight warps are two on each quarter of an SM; of what both compute, the later one's result counts."""
     assert times("FADD R1, R2, R3 ", "FADD R4, R5, R6 ", warps=8) == [0, 2]
     assert times("MUFU.RCP R1, R2 ", "MUFU.RCP R3, R4 ", warps=8) == [0, 16]
-    assert times("MUFU.RCP R1, R2 ", "FADD R3, R1, R4 ", warps=8) == [0, 18 + 7]
+    assert times("MUFU.RCP R1, R2 ", "FADD R3, R1, R4 ", warps=8) == [0, 20 + 7]
 
 
 def test_the_parts_of_a_step() -> None:
     path = critical_path([*POLL, *STEP], 4, False)
     assert path == Path(
         before=2,  # the poll's instructions
-        load=2 + 262 + 1 + 20 + 1 + 33,  # the unit is free again, L2, a store, a barrier, and the operands
+        load=2 + 262 + 1 + 30 + 1 + 33,  # the unit is free again, L2, a store, a barrier, and the operands
         matrix=33,
-        sum=1 + 20 + 1 + 29,
-        pointwise=18,
+        sum=1 + 30 + 1 + 29,
+        pointwise=20,
         hand_over=1 + 260 + 1,
         after=1,
     )
@@ -99,7 +99,7 @@ def test_where_the_data_is_its_own_flag_nobody_is_told() -> None:
 def test_without_a_wait_all_of_the_loop_counts() -> None:
     path = critical_path(STEP[:-3], 4, False)
     assert (path.before, path.hand_over) == (0, 0)
-    assert path.us(0) == pytest.approx((262 + 1 + 20 + 1 + 33 + 33 + 1 + 20 + 1 + 29 + 18) / CYCLES_PER_US)
+    assert path.us(0) == pytest.approx((262 + 1 + 30 + 1 + 33 + 33 + 1 + 30 + 1 + 29 + 20) / CYCLES_PER_US)
 
 
 def test_a_row() -> None:
