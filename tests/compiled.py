@@ -112,9 +112,14 @@ class Case:
         hidden = self.H // self.heads
         if self.tier == "diagonal":
             tile = (4, 32, 1, 1, 1, 1, self.warps)
-        elif self.tier == "solo":
+        elif self.tier in ("solo", "gluon-solo"):
             size = max(16, 1 << (hidden - 1).bit_length())
             tile = (16, size, size, 1, 1, 1, self.warps)
+        elif self.tier == "gluon-grid":
+            num_k = -(-hidden // (16 * self.warps))
+            tile = (self.block_b, self.block_h, 16 * self.warps, num_k, num_k, self.warps, self.warps)
+            tile = (*tile, self.batch_tiles, self.scatter and backward)
+            return LaunchConfig(self.schedule, "gluon grid", self.exchange, *tile)
         elif self.tier.startswith("wide"):
             tile = (self.block_b, self.block_h, self.block_k, -(-hidden // self.block_k), 1, 1, self.warps)
             tile = (*tile, self.batch_tiles, self.scatter and backward, self.stages)
@@ -125,14 +130,14 @@ class Case:
             num_k = -(-hidden // (self.block_k * self.group)) * self.group
             split = self.warps if rows < 64 else 1
             tile = (rows, self.block_h, self.block_k, num_k, self.group, split, self.warps)
-        return LaunchConfig(self.schedule, self.tier, self.exchange, *tile, self.batch_tiles)
+        return LaunchConfig(self.schedule, self.tier.replace("-", " "), self.exchange, *tile, self.batch_tiles)
 
 
 # Words that stand for themselves: whose they are.
 _WORDS = {
     "cell": tuple(COUNTS),
     "dtype": tuple(DTYPES),
-    "tier": ("solo", "grid", "streamed", "diagonal", "wide", "wide-streamed"),
+    "tier": ("solo", "grid", "streamed", "diagonal", "wide", "wide-streamed", "gluon-solo", "gluon-grid"),
     "schedule": ("persistent", "stepwise"),
     "exchange": ("none", "flag", "barrier"),
 }
@@ -216,7 +221,7 @@ INPUTS: dict[str, Callable[[Scan], None]] = {
 @contextlib.contextmanager
 def _poisoned() -> Iterator[dict[int, Any]]:
     """What is allocated in here holds NaN, and counts as written by nobody; yields the record that the machine has."""
-    from fastrnn.kernels.triton import launch
+    from fastrnn.kernels.launch import scan as launch
 
     fresh: dict[int, Any] = {}
     kept: list[Tensor] = []  # or their memory would be given away again
@@ -273,8 +278,8 @@ def run(
     scan: Scan, case: Case, forward: bool = True, kept: Results | None = None, backward: bool = True, **options: Any
 ) -> Ran:
     """The scan's launches on the machine; `kept`: forward's results, for backward alone."""
+    from fastrnn.kernels.launch import scan as launch
     from fastrnn.kernels.tensors import Upstream
-    from fastrnn.kernels.triton import launch
     from ptx_machine import on_machine
 
     precision, tensors, results = "ieee" if case.ieee else "tf32", {}, kept

@@ -31,6 +31,10 @@ CASES = {
     "flag": named(f"lstm float16 grid flag {_COMMON}"),
     "barrier": named(f"gru_textbook float16 grid barrier {_COMMON}"),
     "float32": named(f"gru float32 grid flag {_COMMON}"),
+    "gluon": named(f"lstm float16 gluon-grid barrier {_COMMON} block_h=8"),
+    "parts": named(f"lstm float16 gluon-grid barrier {_COMMON} scatter"),
+    "inner": named(f"gru_textbook bfloat16 gluon-grid barrier {_COMMON} block_h=8"),
+    "gluon solo": named(f"gru float16 gluon-solo {_COMMON}"),
     "warpgroups": named("lstm float16 streamed flag T=3 B=17 H=24 block_b=64 block_k=256 warps=8"),
 }
 
@@ -50,6 +54,10 @@ PTX: dict[str, tuple[str, Change]] = {
     "an arrival removed": (r"@%p\d+ atom\.global\.gpu\.release\.add[^;]*;", ""),
     "a release made relaxed": (r"atom\.global\.gpu\.release", "atom.global.gpu.relaxed"),
     "a release within the program": (r"atom\.global\.gpu\.release", "atom.global.cta.release"),
+    "a lane's acquire made relaxed": (r"ld\.acquire\.gpu\.global", "ld.relaxed.gpu.global"),
+    "a lane's arrival removed": (r"@chosen red[^;]*;", ""),
+    "a lane's release made relaxed": (r"red\.release\.gpu", "red.relaxed.gpu"),
+    "an operand 16 bytes further": (r"(ld\.global\.cg\.v4\.b32.*\[ %rd\d+) \+ 0", r"\1 + 16"),
     "a volatile load made plain": (r"ld\.volatile\.global", "ld.global"),
     "ldmatrix 16 bytes further": (r"(ldmatrix.*\[%r\d+)\+?(\d*)\]", _further(16)),
     "stmatrix 16 bytes further": (r"(stmatrix.*\[%r\d+)\+?(\d*)\]", _further(16)),
@@ -82,7 +90,8 @@ EVERYWHERE = (
     "a barrier removed", "an acquire made a plain load", "an acquire made relaxed", "an arrival removed",
     "a release made relaxed", "a release within the program", "a store's mask removed", "stmatrix 16 bytes further",
     "mma with two registers of A swapped", "mma with the registers of B swapped", "a select's sides swapped",
-    "wgmma's wait removed",
+    "wgmma's wait removed", "a lane's acquire made relaxed", "a lane's arrival removed", "a lane's release made relaxed",
+    "an operand 16 bytes further",
 )  # fmt: skip
 
 
@@ -167,65 +176,107 @@ class Source:
 
 SOURCE: dict[str, Source] = {
     "no barrier before the arrival": Source(
-        "sync.py", '        tl.debug_barrier()\n        tl.atomic_add(counter_ptr, 1',
+        "triton/sync.py", '        tl.debug_barrier()\n        tl.atomic_add(counter_ptr, 1',
         "        tl.atomic_add(counter_ptr, 1", "lstm float16 grid barrier T=3", ("race",),
     ),
     "an arrival that is not a release": Source(
-        "sync.py", 'tl.atomic_add(counter_ptr, 1, sem="release"', 'tl.atomic_add(counter_ptr, 1, sem="relaxed"',
+        "triton/sync.py", 'tl.atomic_add(counter_ptr, 1, sem="release"', 'tl.atomic_add(counter_ptr, 1, sem="relaxed"',
         "gru bfloat16 streamed barrier T=3", ("race",),
     ),
     "a poll that is not an acquire": Source(
-        "sync.py", 'tl.atomic_add(counter_ptr, 0, sem="acquire"', 'tl.atomic_add(counter_ptr, 0, sem="relaxed"',
+        "triton/sync.py", 'tl.atomic_add(counter_ptr, 0, sem="acquire"', 'tl.atomic_add(counter_ptr, 0, sem="relaxed"',
         "gru bfloat16 streamed barrier T=3", ("race",),
     ),
     "one arrival too few waited for": Source(
-        "forward.py", "            wait(counter_ptr, arrivals, EXCHANGE)\n            r = contract(",
+        "triton/forward.py", "            wait(counter_ptr, arrivals, EXCHANGE)\n            r = contract(",
         "            wait(counter_ptr, arrivals - 1, EXCHANGE)\n            r = contract(",
         "lstm float16 grid barrier T=3 order=programs", ("race", "wrong", "unwritten"),
     ),
     "one arrival too many waited for": Source(
-        "backward.py", "                wait(counter_ptr, arrivals, EXCHANGE)",
+        "triton/backward.py", "                wait(counter_ptr, arrivals, EXCHANGE)",
         "                wait(counter_ptr, arrivals + 1, EXCHANGE)", "lstm float16 grid barrier T=3", ("deadlock",),
     ),
     "slots that nobody filled": Source(
-        "launch.py", '    if config.exchange == "flag":\n        buffer.view', "    if False:\n        buffer.view",
+        "launch/buffers.py", '    if config.exchange == "flag":\n        buffer.view', "    if False:\n        buffer.view",
         "lstm float16 grid flag T=3 order=programs", ("unwritten", "wrong", "race"),
     ),
     "counters that are not zero": Source(
-        "launch.py", "return torch.zeros(waves, size, dtype", "return torch.ones(waves, size, dtype",
+        "launch/buffers.py", "return torch.zeros(waves, size, dtype", "return torch.ones(waves, size, dtype",
         "lstm float16 grid barrier T=3 order=programs", ("race", "wrong", "unwritten"),
     ),
     "a user's NaN stored as it is": Source(
-        "tiles.py", '        return tl.where(value == value, value, float("nan"))', "        return value",
+        "triton/tiles.py", '        return tl.where(value == value, value, float("nan"))', "        return value",
         "lstm float32 grid flag T=3 inputs=nan", ("deadlock",),
     ),
     "input loaded past the last step": Source(
-        "forward.py", "x_next = load_packed(x_rows[:, None] + own, H, only_if(step + 1 < end, mask), GATES)",
+        "triton/forward.py", "x_next = load_packed(x_rows[:, None] + own, H, only_if(step + 1 < end, mask), GATES)",
         "x_next = load_packed(x_rows[:, None] + own, H, mask, GATES)", "lstm float16 grid flag T=3", ("fault",),
     ),
     "a step too many for a row": Source(
-        "forward.py", "            active = (t < length)[:, None]", "            active = (t <= length)[:, None]",
+        "triton/forward.py", "            active = (t < length)[:, None]", "            active = (t <= length)[:, None]",
         "gru float32 solo T=4 B=9 lengths", ("wrong",),
     ),
     "idle steps left as they are": Source(
-        "backward.py", "        for step in range(idle0, idle1):", "        for step in range(idle1, idle1):",
+        "triton/rows.py", "    for step in range(first, last):", "    for step in range(last, last):",
         "lstm float16 grid flag T=5 B=17 H=24 inputs=short lengths", ("wrong", "unwritten"),
     ),
     "a mask that lets units past H through": Source(
-        "forward.py", "    mask_h = offs_h < H\n", "    mask_h = offs_h < H + 8\n",
+        "triton/forward.py", "    mask_h = offs_h < H\n", "    mask_h = offs_h < H + 8\n",
         "lstm float16 grid flag T=3", ("fault", "race", "wrong", "unwritten"),
     ),
     "a chunk of the contraction left out": Source(
-        "matmul.py", "        for chunk in range(NUM_K):", "        for chunk in range(NUM_K - 1):",
+        "triton/matmul.py", "        for chunk in range(NUM_K):", "        for chunk in range(NUM_K - 1):",
         "gru float16 streamed barrier T=2 H=136", ("wrong",),
     ),
     "the inner gate's operand not waited for": Source(
-        "forward.py", "                    wait(counter_ptr, arrivals + tl.num_programs(0), EXCHANGE)\n",
+        "triton/forward.py", "                    wait(counter_ptr, arrivals + tl.num_programs(0), EXCHANGE)\n",
         "                    pass\n", "gru_textbook float16 grid barrier T=3 order=programs",
         ("race", "unwritten", "wrong"),
     ),
+    "no barrier before a lane's arrival": Source(
+        "gluon/wire.py", "    barrier()\n    gl.inline_asm_elementwise(", "    gl.inline_asm_elementwise(",
+        "lstm float16 gluon-grid barrier T=3 block_h=8", ("race",),
+    ),
+    "no barrier after a lane's poll": Source(
+        "gluon/wire.py", '        "=r,l,r", [counter_ptr, count], dtype=gl.int32, is_pure=False, pack=1,\n    )  # fmt: skip\n    barrier()\n',
+        '        "=r,l,r", [counter_ptr, count], dtype=gl.int32, is_pure=False, pack=1,\n    )  # fmt: skip\n',
+        "lstm float16 gluon-grid barrier T=3 block_h=8 order=warps", ("race", "unwritten", "wrong"),
+    ),
+    "a row's place on the wire": Source(
+        "gluon/wire.py", "((row & 7) << 5)", "((row & 7) << 4)", "lstm float16 gluon-grid barrier T=3 block_h=8",
+        ("wrong", "race"),
+    ),
+    "weights in their own order": Source(
+        "gluon/wire.py", "return (k & -16) | ((k & 6) << 1) | ((k & 8) >> 2) | (k & 1)", "return k",
+        "gru bfloat16 gluon-grid barrier T=3 block_h=8", ("wrong",),
+    ),
+    "one slot for all steps": Source(
+        "gluon/forward.py", "            slot = SLOT - slot\n", "", "lstm float16 gluon-grid barrier T=4 block_h=8",
+        ("wrong", "race"),
+    ),
+    "a state handed over uncut": Source(
+        "gluon/forward.py", "            state = select(cut[:, None], START(nothing), state, STATES)\n        if not SOLO:",
+        "            pass\n        if not SOLO:", "lstm float16 gluon-grid barrier T=4 block_h=8 resets", ("wrong",),
+    ),
+    "a gradient handed over from a row's first step": Source(
+        "gluon/backward.py", "                handed = gl.where((first != t)[:, None], handed, 0.0)\n",
+        "                pass\n", "lstm float16 gluon-grid barrier T=4 D=2 block_h=8 lengths", ("wrong",),
+    ),
+    "units past H handed over": Source(
+        "gluon/backward.py", "            handed = within(dr[g], mask_h, H, RESTS)\n", "            handed = dr[g] + 1\n",
+        "slstm bfloat16 gluon-grid barrier T=3 H=36 inputs=positive", ("wrong",),
+    ),
+    "parts in another's place": Source(
+        "gluon/backward.py", "wire_out = wire_ptr + me * BLOCK + part", "wire_out = wire_ptr + (me ^ 1) * BLOCK + part",
+        "lstm float16 gluon-grid barrier T=3 H=64 scatter weak", ("wrong", "race", "unwritten"),
+    ),
+    "kept weights in another order": Source(
+        "gluon/products.py", "reshape([WARPS, 8, 4, UNITS // 8, 2, 2]).permute(0, 4, 2, 5, 3, 1)",
+        "reshape([WARPS, 8, 4, UNITS // 8, 2, 2]).permute(0, 5, 2, 4, 3, 1)",
+        "lstm float16 gluon-grid barrier T=2 B=3 H=1100 warps=8", ("wrong",),
+    ),
     "a reset that lets the gradient through": Source(
-        "backward.py", "            followed = followed & ~cut_next\n", "", "lstm float32 grid flag T=4 resets",
+        "triton/backward.py", "            followed = followed & ~cut_next\n", "", "lstm float32 grid flag T=4 resets",
         ("wrong",),
     ),
 }  # fmt: skip
@@ -238,7 +289,7 @@ def of_source(mutation: Source) -> list[str]:
         for name in ("fastrnn", "ptx_machine", "tests"):
             # fastrnn/kernels is a link to the kernels: the copy is files.
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        path = copy / "fastrnn" / "kernels" / "triton" / mutation.file
+        path = copy / "fastrnn" / "kernels" / mutation.file
         text = path.read_text()
         assert text.count(mutation.line) == 1, f"{mutation.line!r} is {text.count(mutation.line)} times in {path.name}"
         path.write_text(text.replace(mutation.line, mutation.to))

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from fastrnn.backends import reference
 from fastrnn.cells import Cell
+from fastrnn.kernels.launch.scan import scan_bwd, scan_fwd
 from fastrnn.kernels.plan.configs import LaunchConfig
 from fastrnn.kernels.tensors import Inputs, Kept, Results, Upstream
-from fastrnn.kernels.triton.launch import scan_bwd, scan_fwd
 
 _KINKED = ("rnn_relu", "indrnn", "ligru", "nas")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import itertools
@@ -152,6 +153,16 @@ def launch(
     tier, block_b, block_h, block_k, group, split = (LAUNCHES | DIAGONAL)[name]
     num_k = 1 if tier == "diagonal" else -(-hidden // (block_k * group)) * group
     return LaunchConfig(schedule, tier, exchange, block_b, block_h, block_k, num_k, group, split, 4, batch_tiles)
+
+
+def gluon_launch(hidden: int, warps: int = 4, units: int = 0, **more: Any) -> LaunchConfig:
+    """A launch of Gluon's kernels for `hidden` units, `units` of them a program; of all of them without `units`."""
+    if not units:
+        size = max(16, 1 << (hidden - 1).bit_length())
+        return LaunchConfig("persistent", "gluon solo", "none", 16, size, size, 1, 1, 1, warps, 65535)
+    num_k = -(-hidden // (16 * warps))
+    tile = (16, units, 16 * warps, num_k, num_k, warps, warps, 65535)
+    return dataclasses.replace(LaunchConfig("persistent", "gluon grid", "barrier", *tile), **more)
 
 
 def combinations(*axes: Iterable[Any], fast: Callable[..., bool]) -> list[Any]:

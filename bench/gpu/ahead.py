@@ -29,10 +29,8 @@ from fastrnn.bench.rows import journal
 from fastrnn.bench.rows.cases import Case
 from fastrnn.bench.rows.errors import BenchError, said
 from fastrnn.bench.showing.table import emit
-from fastrnn.kernels.triton import launch as launcher
-
-# Of `fastrnn.kernels.triton.launch`.
-KERNELS = ("scan_fwd_kernel", "scan_bwd_kernel", "wide_fwd_kernel", "wide_bwd_kernel")
+from fastrnn.kernels.launch import scan as launcher
+from fastrnn.kernels.launch.kernel import kernel_named
 
 
 @dataclass(frozen=True)
@@ -78,13 +76,17 @@ def read(path: journal.PathLike) -> list[Launch]:
 
 
 def _encoded(value: Any) -> Any:
-    """A compile-time argument as JSON has it: jit functions and Triton's dtypes by name."""
+    """A compile-time argument as JSON has it: jit functions and Triton's dtypes by name, Gluon's layouts by name and
+    fields."""
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):
         return f"str:{value}"
     if hasattr(value, "fn"):
         return f"jit:{value.fn.__module__}:{value.fn.__name__}"
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        return f"layout:{json.dumps([type(value).__name__, fields])}"
     return f"dtype:{value}"
 
 
@@ -97,6 +99,11 @@ def _decoded(value: Any) -> Any:
     if kind == "jit":
         module, _, name = rest.partition(":")
         return getattr(importlib.import_module(module), name)
+    if kind == "layout":
+        from fastrnn.kernels.gluon.language import gl
+
+        name, fields = json.loads(rest)
+        return getattr(gl, name)(**fields)
     import triton.language as tl
 
     return tl.dtype(rest)
@@ -139,14 +146,12 @@ def _kind(argument: Any, unspecialised: bool) -> str | int:
 def recording() -> Iterator[dict[Launch, None]]:
     """Launch no scan kernel inside; the launches there would have been are the keys, once each. Results are garbage."""
     found: dict[Launch, None] = {}
-    kernels = {name: getattr(launcher, name) for name in KERNELS}
+    kernel_of = launcher.kernel_of
+    launcher.kernel_of = lambda config, backward: Recorder(kernel_of(config, backward), found)
     try:
-        for name, kernel in kernels.items():
-            setattr(launcher, name, Recorder(kernel, found))
         yield found
     finally:
-        for name, kernel in kernels.items():
-            setattr(launcher, name, kernel)
+        launcher.kernel_of = kernel_of
 
 
 def of_cases(cases: Iterable[Case], device: torch.device) -> list[Launch]:
@@ -188,7 +193,7 @@ def _compile(launch: Launch) -> str | None:
         )
     )
     try:
-        kernel = getattr(launcher, launch.kernel)
+        kernel = kernel_named(launch.kernel)
         arguments = [_Pointer(a) if isinstance(a, str) else a for a in launch.arguments]
         kernel.warmup(*arguments, grid=(1, 1, 1), **{name: _decoded(value) for name, value in launch.constants})
     except Exception as error:

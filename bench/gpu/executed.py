@@ -59,8 +59,8 @@ def execute(
     """One scan, as a layer launches it in training, on tensors of the CPU; what is in them changes no count."""
     import torch
 
+    from fastrnn.kernels.launch.scan import scan_bwd, scan_fwd
     from fastrnn.kernels.tensors import Inputs, Kept, Upstream
-    from fastrnn.kernels.triton.launch import scan_bwd, scan_fwd
 
     counts, D = counts_of(cell), directions
 

@@ -5,6 +5,7 @@ Triton is imported inside the functions that need it: a machine without it must 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 from typing import TYPE_CHECKING
@@ -24,12 +25,21 @@ if TYPE_CHECKING:
     from fastrnn.scan.problem import Problem
 
 _MIN_CAPABILITY = (8, 0)
+_INTERPRETER = dataclasses.replace(devices.DEVICES["sm_90"], gluon=False)
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @functools.cache
 def _triton_installed() -> bool:
     return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def _gluon_installed() -> bool:
+    try:
+        return importlib.util.find_spec("triton.experimental.gluon.language") is not None
+    except ImportError:  # of a parent
+        return False
 
 
 @functools.cache
@@ -51,6 +61,7 @@ def _cuda_limits(index: int) -> Device:
         capability=capability,
         sms=properties.multi_processor_count,
         shared_bytes=devices.shared_bytes(capability),
+        gluon=_gluon_installed(),
     )
 
 
@@ -58,7 +69,7 @@ def device_limits(device: torch.device) -> Device:
     """The limits that launches on `device` are chosen by; the interpreter plays an H100."""
     if device.type == "cuda":
         return _cuda_limits(torch.cuda.current_device() if device.index is None else device.index)
-    return devices.DEVICES["sm_90"]
+    return _INTERPRETER
 
 
 def unmet_requirement(problem: Problem) -> str | None:
@@ -178,8 +189,8 @@ def _besides(vectors: Tensor | None, constants: Tensor | None) -> tuple[Tensor |
 
 
 def scan(inputs: Inputs, cell: Cell, schedule: str, save: bool, cells: bool) -> Results:
-    """`kernels.triton.launch.scan_fwd` under the launch chosen for these sizes."""
-    from fastrnn.kernels.triton.launch import scan_fwd
+    """`kernels.launch.scan.scan_fwd` under the launch chosen for these sizes."""
+    from fastrnn.kernels.launch.scan import scan_fwd
 
     x, weight, bias, state, lengths, resets, vectors, constants, heads = inputs
     _, B, P, G, H = x.shape
@@ -196,8 +207,8 @@ def scan(inputs: Inputs, cell: Cell, schedule: str, save: bool, cells: bool) -> 
 
 
 def scan_backward(upstream: Upstream, kept: Kept, cell: Cell, schedule: str) -> Gradients:
-    """`kernels.triton.launch.scan_bwd` under the launch chosen for these sizes."""
-    from fastrnn.kernels.triton.launch import scan_bwd
+    """`kernels.launch.scan.scan_bwd` under the launch chosen for these sizes."""
+    from fastrnn.kernels.launch.scan import scan_bwd
 
     weight, state, lengths, resets, output, others, saved, vectors, constants, heads = kept
     of_results = (output, others, saved, *_besides(vectors, constants), heads)

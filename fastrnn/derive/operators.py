@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 # Those functions.
-POINTWISE = ("expm1", "log1p", "maximum", "minimum", "relu", "sigmoid", "sign", "tanh")
+POINTWISE = ("expm1", "log1p", "maximum", "minimum", "relu", "sigmoid", "sign", "tanh", "zeros_like")
 
 
 class Operator(NamedTuple):

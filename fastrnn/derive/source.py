@@ -70,7 +70,7 @@ class _Body:
 
     def _full(self, literal: str) -> str:
         if self.language == "triton":
-            return f"tl.zeros_like({self.like})" + ("" if literal == "0.0" else f" + {literal}")
+            return f"zeros_like({self.like})" + ("" if literal == "0.0" else f" + {literal}")
         return f"torch.full_like({self.like}, {literal})"
 
     def _spread(self, root: Value) -> str:

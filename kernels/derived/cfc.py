@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh
+from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh, zeros_like
 
 
 @triton.jit
@@ -44,4 +44,4 @@ def cfc_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v11 = 1.0 - saved[1]
     v12 = v10 * v11
     v13 = v12 * given[0]
-    return (v4, v7, v13, v12), (v4, v7, v13, v12), (tl.zeros_like(dstate[0]),), ()
+    return (v4, v7, v13, v12), (v4, v7, v13, v12), (zeros_like(dstate[0]),), ()

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh
+from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh, zeros_like
 
 
 @triton.jit
@@ -51,4 +51,4 @@ def cifg_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v18 = 1.0 - saved[0]
     v19 = v17 * v18
     v20 = v5 * saved[1]
-    return (v11, v15, v19), (v11, v15, v19), (tl.zeros_like(dstate[0]), v20), ()
+    return (v11, v15, v19), (v11, v15, v19), (zeros_like(dstate[0]), v20), ()

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh
+from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh, zeros_like
 
 
 @triton.jit

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh
+from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh, zeros_like
 
 
 @triton.jit
@@ -22,4 +22,4 @@ def indrnn_start(zero):
 def indrnn_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v0 = state[0] <= 0.0
     v1 = tl.where(v0, 0.0, dstate[0])
-    return (v1,), (v1,), (tl.zeros_like(dstate[0]),), ()
+    return (v1,), (v1,), (zeros_like(dstate[0]),), ()

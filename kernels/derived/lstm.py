@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh
+from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh, zeros_like
 
 
 @triton.jit
@@ -54,4 +54,4 @@ def lstm_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v20 = 1.0 - saved[0]
     v21 = v19 * v20
     v22 = v5 * saved[1]
-    return (v9, v13, v17, v21), (v9, v13, v17, v21), (tl.zeros_like(dstate[0]), v22), ()
+    return (v9, v13, v17, v21), (v9, v13, v17, v21), (zeros_like(dstate[0]), v22), ()

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh
+from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh, zeros_like
 
 
 @triton.jit
@@ -73,4 +73,4 @@ def lstm_decay_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v33 = -v32
     v34 = tl.where(v30, 0.0, v33)
     v35 = v34 * given[2]
-    return (v9, v19, v23, v27), (v9, v19, v23, v27), (tl.zeros_like(dstate[0]), v29), (v35, v34)
+    return (v9, v19, v23, v27), (v9, v19, v23, v27), (zeros_like(dstate[0]), v29), (v35, v34)

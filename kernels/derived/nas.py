@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh
+from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh, zeros_like
 
 
 @triton.jit
@@ -117,4 +117,4 @@ def nas_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v65 = 1.0 - saved[8]
     v66 = v64 * v65
     v67 = v41 * saved[3]
-    return (v29, v32, v39, v42, v53, v57, v63, v66), (v29, v32, v39, v67, v53, v57, v63, v66), (tl.zeros_like(dstate[0]), v22), ()
+    return (v29, v32, v39, v42, v53, v57, v63, v66), (v29, v32, v39, v67, v53, v57, v63, v66), (zeros_like(dstate[0]), v22), ()

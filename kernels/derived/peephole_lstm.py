@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh
+from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh, zeros_like
 
 
 @triton.jit
@@ -69,4 +69,4 @@ def peephole_lstm_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexp
     v29 = v15 * state_prev[1]
     v30 = v19 * state_prev[1]
     v31 = v9 * state[1]
-    return (v15, v19, v23, v9), (v15, v19, v23, v9), (tl.zeros_like(dstate[0]), v28), (v29, v30, v31)
+    return (v15, v19, v23, v9), (v15, v19, v23, v9), (zeros_like(dstate[0]), v28), (v29, v30, v31)

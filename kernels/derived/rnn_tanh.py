@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh
+from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh, zeros_like
 
 
 @triton.jit
@@ -23,4 +23,4 @@ def rnn_tanh_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v0 = state[0] * state[0]
     v1 = 1.0 - v0
     v2 = dstate[0] * v1
-    return (v2,), (v2,), (tl.zeros_like(dstate[0]),), ()
+    return (v2,), (v2,), (zeros_like(dstate[0]),), ()

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh
+from fastrnn.kernels.triton.pointwise import expm1, log1p, maximum, minimum, relu, sigmoid, sign, tanh, zeros_like
 
 
 @triton.jit
@@ -96,4 +96,4 @@ def slstm_bwd(dstate, saved, state_prev, state, given, FAST: tl.constexpr):
     v46 = v44 * v45
     v47 = v5 * v28
     v48 = v2 * v28
-    return (v33, v38, v42, v46), (v33, v38, v42, v46), (tl.zeros_like(dstate[0]), v47, v48, v35), ()
+    return (v33, v38, v42, v46), (v33, v38, v42, v46), (zeros_like(dstate[0]), v47, v48, v35), ()

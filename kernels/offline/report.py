@@ -17,26 +17,16 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fastrnn.kernels.counts import Counts
+from fastrnn.kernels.launch.kernel import constants_of, kernel_of
 from fastrnn.kernels.offline.path import path_row
 from fastrnn.kernels.plan.configs import LaunchConfig
-from fastrnn.kernels.triton.backward import scan_bwd_kernel
-from fastrnn.kernels.triton.constants import (
-    launch_options,
-    phases,
-    scan_constants,
-    starts_elsewhere,
-    steps,
-    wide_constants,
-)
-from fastrnn.kernels.triton.forward import scan_fwd_kernel
-from fastrnn.kernels.triton.wide_backward import wide_bwd_kernel
-from fastrnn.kernels.triton.wide_forward import wide_fwd_kernel
+from fastrnn.kernels.triton.constants import launch_options, phases
 
 _POINTER_TYPES = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}
 # What is in float32 where a cell keeps its states so.
 _STATES = ("state_ptr", "carry_in_ptr", "carry_out_ptr", "cells0_ptr", "cells_ptr", "dcells_ptr", "saved_ptr")
 _FLOAT_IN_BACKWARD = ("carry_in_ptr", "carry_out_ptr", "dvectors_ptr")
-_STRAIGHT = ("solo", "grid")  # tiers whose time loop has no loop within it but waits
+_STRAIGHT = ("solo", "grid", "gluon solo", "gluon grid")  # tiers whose time loop has no loop within it but waits
 _INT_ARGUMENTS = ("T", "B", "step0", "step1", "batch0")
 
 
@@ -80,18 +70,13 @@ def _source(
     dcells: bool,
     heads: int,
 ) -> ASTSource:
-    kernel = scan_bwd_kernel if backward else scan_fwd_kernel
-    if config.wide:
-        kernel = wide_bwd_kernel if backward else wide_fwd_kernel
-    consts: dict[str, Any] = scan_constants(counts, config, hidden, directions, precision, dtype, heads)
-    consts |= steps(counts, backward) | {"PHASE": phase, "HAS_LENGTHS": lengths, "HAS_RESETS": resets}
+    kernel = kernel_of(config, backward)
+    consts = constants_of(counts, config, hidden, directions, precision, dtype, heads, backward)
+    consts |= {"PHASE": phase, "HAS_LENGTHS": lengths, "HAS_RESETS": resets}
     if backward:
         consts |= {"HAS_DOUT": True, "HAS_DCELLS": dcells and counts.states > 1, "STORE_DX": counts.splits_bias}
     else:
         consts |= {"HAS_BIAS": counts.splits_bias, "STORE_CELLS": True, "STORE_SAVED": True}
-        consts["HAS_START"] = starts_elsewhere(counts)
-    if config.wide:
-        consts |= wide_constants(counts, config, backward)
     signature: dict[str, str] = {}
     attrs: dict[tuple[int], list[list[Any]]] = {}
     for i, name in enumerate(kernel.arg_names):
@@ -114,6 +99,10 @@ def _source(
                 signature[name] = _POINTER_TYPES[dtype]
             attrs[(i,)] = [["tt.divisibility", 16]]
     constexprs = {(kernel.arg_names.index(name),): value for name, value in consts.items()}
+    if config.gluon:
+        from fastrnn.kernels.gluon.language import GluonASTSource
+
+        return GluonASTSource(kernel, signature, constexprs, attrs)
     return ASTSource(kernel, signature, constexprs, attrs)
 
 
@@ -214,7 +203,7 @@ def _compile(source: ASTSource, config: LaunchConfig, capability: tuple[int, int
         shared=compiled.metadata.shared,
         mma=len(re.findall(r"\bHMMA\b", sass)),
         wgmma=len(re.findall(r"\bHGMMA\b|\bUTCHMMA\b", sass)),
-        resident=config.resident and _weights_stay(compiled.asm["ttgir"], config, counts.gates),
+        resident=config.gluon or (config.resident and _weights_stay(compiled.asm["ttgir"], config, counts.gates)),
         barriers=sum("BAR.SYNC" in instruction for instruction in loop),
         instructions=len(loop),
         path=path_row(loop, config.num_warps, config.exchange, 1 + counts.inner) if config.tier in _STRAIGHT else {},

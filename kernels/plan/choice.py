@@ -7,10 +7,12 @@ it can be made, tested and reported with no GPU. What a launch came to, its call
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
+from fastrnn.kernels.plan import gluon
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape, ceil_div, power_of_two
 from fastrnn.kernels.plan.cost import launch_cost
 from fastrnn.kernels.plan.devices import Device
@@ -20,8 +22,11 @@ from fastrnn.kernels.plan.wide import programs_per_sm, slots
 _Result = TypeVar("_Result")
 
 _MAX_GRID_Y = 65535
+_warned: list[bool] = []  # whether this process was told that Gluon's kernels do not compile
 # Of the kernels for many rows: rows, units and warps of a program. With four warps an SM has room for two.
 _WIDE_TILES = ((64, 16, 4), (64, 32, 4), (128, 16, 8), (128, 32, 8), (64, 64, 8), (64, 64, 4), (128, 64, 8))
+# Of Gluon's kernels: rows; units and warps.
+_GLUON_ROWS, _GLUON_TILES = (16, 32), ((8, 4), (8, 8), (16, 4), (16, 8), (32, 8))
 _WIDE_BATCH, _WIDE_HIDDEN = 33, 33  # from where on they are thought of
 # How many launches are compiled, seconds each, before the one that spills least will do.
 TRIALS = 6
@@ -89,6 +94,29 @@ def _wide(shape: ScanShape, device: Device, schedule: str, exchange: str) -> Ite
         yield found
 
 
+def _gluon(shape: ScanShape, device: Device, schedule: str, exchange: str) -> Iterator[LaunchConfig]:
+    """Of the kernels with layouts of their own: for 16 bits, over all steps. K is split over the warps."""
+    if not device.gluon or schedule != "persistent" or shape.element_bytes != 2 or exchange == "flag":
+        return
+    for rows, (units, warps) in itertools.product(_GLUON_ROWS, _GLUON_TILES):
+        num_k = ceil_div(shape.hidden, 16 * warps)
+        tile = (rows, units, 16 * warps, num_k, num_k, warps, warps)
+        parts = shape.backward and rows == units == 16 and shape.inner == 0 and shape.gates > 1
+        for scatter in (False, True) if parts else (False,):
+            found = LaunchConfig(schedule, "gluon grid", exchange, *tile, _MAX_GRID_Y, scatter)
+            programs = ceil_div(shape.hidden, units) * shape.groups
+            room = device.sms * gluon.programs_per_sm(shape, found, device) // programs
+            if room:
+                yield replace(found, batch_tiles=min(room, max(1, ceil_div(shape.batch, rows))))
+
+
+def _gluon_solo(shape: ScanShape, device: Device, schedule: str) -> Iterator[LaunchConfig]:
+    size = max(16, power_of_two(shape.hidden))
+    if device.gluon and schedule == "persistent" and shape.element_bytes == 2 and size <= 64:
+        for warps in (size // 8, size // 16):
+            yield LaunchConfig(schedule, "gluon solo", "none", 16, size, size, 1, 1, 1, warps, _MAX_GRID_Y)
+
+
 def _diagonal(schedule: str) -> Iterator[LaunchConfig]:
     for block_b, block_h in itertools.product((4, 8, 16), (32, 64, 128)):
         if block_b * block_h > 1024:  # 16 elements a thread need more registers than there are
@@ -101,8 +129,8 @@ def every(shape: ScanShape, device: Device, schedule: str, exchange: str | None 
     if shape.diagonal:
         return _diagonal(schedule)
     exchanges = ("none",) if schedule == "stepwise" else ("flag", "barrier") if exchange is None else (exchange,)
-    several = (kind(shape, device, schedule, how) for kind in (_spread, _wide) for how in exchanges)
-    return itertools.chain(_solo(shape, schedule), *several)
+    several = (kind(shape, device, schedule, how) for kind in (_spread, _wide, _gluon) for how in exchanges)
+    return itertools.chain(_solo(shape, schedule), _gluon_solo(shape, device, schedule), *several)
 
 
 def candidates(shape: ScanShape, device: Device, schedule: str, exchange: str | None = None) -> Iterator[LaunchConfig]:
@@ -130,6 +158,18 @@ class SpillsError(RuntimeError):
     def __init__(self, words: int) -> None:
         super().__init__(f"the kernel spills {words} registers")
         self.words = words
+
+
+class UncompiledError(RuntimeError):
+    """A launch that was not made, and nothing written, since this Triton does not compile its kernel."""
+
+
+def _warn_once(error: UncompiledError) -> None:
+    if not _warned:
+        _warned.append(True)
+        warnings.warn(
+            f"fastrnn's Gluon kernels do not compile here, its Triton kernels run instead: {error}", stacklevel=3
+        )
 
 
 class Launches:
@@ -180,14 +220,18 @@ class Launches:
         if known is not None:
             return call(config=known, spill_limit=None)
         spilled: list[tuple[int, LaunchConfig]] = []
+        compiles = True  # Gluon's kernels
         refusal = RuntimeError(f"no {self.schedule} launch fits this device for {self.shape}; pass backend='aten'")
-        for config in itertools.islice(self.ranked(), TRIALS):
+        for config in itertools.islice((c for c in self.ranked() if compiles or not c.gluon), TRIALS):
             try:
                 result = call(config=config, spill_limit=0)
             except SpillsError as error:
                 spilled.append((error.words, config))
             except RefusedError as error:
                 refusal = error
+            except UncompiledError as error:
+                compiles = False
+                _warn_once(error)
             else:
                 self.settled[variant] = config
                 return result

@@ -14,7 +14,8 @@ class LaunchConfig:
         schedule: `"persistent"` (the whole sequence in one launch) or `"stepwise"` (one launch per step).
         tier: `"solo"` (one program holds all of R), `"grid"` (R spread over the grid, resident), `"streamed"` (R read
             again every step) or `"diagonal"` (no unit needs another: R is diagonal); of the kernels for many rows
-            `"wide"` (resident) or `"wide streamed"`.
+            `"wide"` (resident) or `"wide streamed"`; of the kernels for few rows whose layouts are said, in Gluon,
+            `"gluon solo"` or `"gluon grid"`.
         exchange: how programs hand over h or dr: `"none"`, `"flag"` or `"barrier"` (sync.py).
         block_b, block_h: batch rows and hidden units per program.
         block_k, num_k: the contraction's chunk and the number of chunks.
@@ -46,6 +47,11 @@ class LaunchConfig:
         return self.tier.startswith("wide")
 
     @property
+    def gluon(self) -> bool:
+        """Whether it is of the kernels that are written in Gluon."""
+        return self.tier.startswith("gluon")
+
+    @property
     def resident(self) -> bool:
         """Whether R stays where it is over the whole time loop."""
         return self.tier not in ("streamed", "wide streamed")
@@ -53,7 +59,7 @@ class LaunchConfig:
     @property
     def alone(self) -> bool:
         """Whether a program computes all that it multiplies, and needs no other's."""
-        return self.tier in ("solo", "diagonal")
+        return self.tier in ("solo", "diagonal", "gluon solo")
 
     def describe(self) -> str:
         text = f"{self.tier} tier, {self.block_h} units x {self.block_b} rows per program, {self.num_warps} warps"

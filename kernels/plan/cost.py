@@ -5,7 +5,7 @@ Estimates, from sizes and the device's limits alone. All times are microseconds,
 
 from __future__ import annotations
 
-from fastrnn.kernels.plan import wide
+from fastrnn.kernels.plan import gluon, wide
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape, ceil_div
 from fastrnn.kernels.plan.devices import KIB, Device
 
@@ -20,6 +20,8 @@ def shared_estimate(shape: ScanShape, config: LaunchConfig) -> int:
     """
     if config.wide:
         return wide.shared_estimate(shape, config)
+    if config.gluon:
+        return gluon.shared_estimate(shape, config)
     if config.tier == "diagonal":  # four gates on their way to the threads that multiply them, or back
         return config.block_b * config.block_h * 16
     chunk = config.block_k * shape.element_bytes
@@ -113,6 +115,8 @@ def launch_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float
     """
     if config.wide:
         return wide.launch_cost(shape, config, device)
+    if config.gluon:
+        return gluon.launch_cost(shape, config, device)
     if config.tier == "diagonal":
         return _diagonal_cost(shape, config, device)
     units = ceil_div(shape.hidden, config.block_h)

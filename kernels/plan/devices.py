@@ -28,6 +28,7 @@ class Device:
         sm_mac_rate: 16-bit multiply-adds per microsecond of one SM, through mma.sync.
         sm_issue_rate: instructions of a warp that an SM can issue per microsecond: four a cycle.
         l2_bytes: what L2 holds.
+        gluon: whether kernels written in Gluon run there: with a Triton that has it, and not in its interpreter.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Device:
     sm_mac_rate: float = 2.2e6
     sm_issue_rate: float = 4 * 1755.0
     l2_bytes: int = 50_000_000
+    gluon: bool = True
 
 
 def shared_bytes(capability: tuple[int, int]) -> int:

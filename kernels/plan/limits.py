@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
 from fastrnn.kernels.plan.cost import register_estimate, shared_estimate
 from fastrnn.kernels.plan.devices import Device
+from fastrnn.kernels.plan.gluon import roomy
 
 
 class Facts(NamedTuple):
@@ -127,6 +128,7 @@ class Limit(NamedTuple):
 
 _SPREAD = ("grid", "streamed")  # over several programs
 _WIDE = ("wide", "wide streamed")
+_GLUON = "gluon grid"
 _NO_BARRIER = ("none", "flag")
 
 _EXACT = "exact float32 products run on the ordinary units, where unrolled dots need more registers than there are"
@@ -239,6 +241,17 @@ LIMITS: tuple[Limit, ...] = (
                            width=_to(128))),
     Limit(_THIRTY_TWO, _of(tier=_WIDE, element_bytes=4, backward=True, units=_over(32), gates=_over(1))),
     Limit(_THIRTY_TWO, _of(tier=_WIDE, element_bytes=4, backward=True, units=_over(16), inner=_over(0))),
+    # Layouts said. R takes the registers that it is given: what is left is for the operands on their way.
+    Limit("32 rows of several gates have operands and sums for half of that", _of(tier=_GLUON, backward=False,
+          gates=_over(3), units=_over(8), rows=_over(16), width=_over(768))),
+    Limit("32 rows and units of a long contraction", _of(tier=_GLUON, backward=True, units=_over(16), rows=_over(16),
+                                                        width=_over(1024))),
+    Limit("32 rows of four warps, each with twice the operands", _of(tier=_GLUON, backward=True, gates=_over(1),
+                                                                    rows=_over(16), warps=4, width=_over(512))),
+    Limit("vectors, or more states than two, leave room for 16 units", _of(tier=_GLUON, backward=True, extra=_over(0),
+                                                                          units=_over(16))),
+    Limit("of 64 units' gradients four warps have room for three gates", _of(tier="gluon solo", backward=True,
+                                                                            gates=_over(3), units=_over(32), warps=4)),
     # What is split over the warps, resident or not.
     Limit(_OTHER_GPUS, _of(split=True, hopper=False, warps=4, units=_over(8))),
     Limit(_OTHER_GPUS, _of(split=True, hopper=False, units=_over(16)), unless=_EASED),
@@ -278,6 +291,8 @@ def fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
     launch = facts(shape, config, device)
     if any(limit.forbids(launch) for limit in LIMITS):
         return False
+    if config.gluon:
+        return roomy(shape, config)
     if config.split == 1 or _holds(_OVERESTIMATED, launch) or _holds(_LEAST, launch):
         return True
     return register_estimate(shape, config) <= _REGISTER_BUDGET[config.num_warps]

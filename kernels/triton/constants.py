@@ -56,7 +56,7 @@ def scan_constants(
     """
     # Triton's interpreter multiplies the bit patterns of bfloat16 operands; in float32 their products are exact.
     operand = tl.float32 if dtype == "bfloat16" and interpreted() else getattr(tl, dtype)
-    found = {
+    found: dict[str, Any] = {
         "H": hidden,
         "D": directions,
         "HEADS": heads,
@@ -66,15 +66,19 @@ def scan_constants(
         "INNER": counts.inner,
         "VECTORS": counts.vectors,
         "CONSTANTS": counts.constants,
-        "RESIDENT": config.resident,
-        "EXCHANGE": config.exchange,
         "BLOCK_B": config.block_b,
         "BLOCK_H": config.block_h,
+        "FAST": approximate(dtype, precision),
+    }
+    if config.gluon:
+        return found | {"RESTS": counts.rests, "SOLO": config.alone, "NUM_K": config.num_k}
+    found |= {
+        "RESIDENT": config.resident,
+        "EXCHANGE": config.exchange,
         "BLOCK_K": config.block_k,
         "PRECISION": precision,
         "OPERAND": operand,
         "ACC": tl.float64 if dtype == "float64" else tl.float32,
-        "FAST": approximate(dtype, precision),
     }
     if config.wide:
         return found | {"STAGES": config.stages}

@@ -83,3 +83,9 @@ def expm1(x):
     u = tl.exp(x)
     middle = (u - 1.0) * (x / tl.log(u))
     return tl.where(u == 1.0, x, tl.where((u == 0.0) | (u > 1e30), u - 1.0, middle))
+
+
+@triton.jit
+def zeros_like(x):
+    """Zeros; Triton's own does not know what a layout is, and these steps run in Gluon too."""
+    return tl.where(x == x, 0.0, 0.0).to(x.dtype)

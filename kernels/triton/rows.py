@@ -6,13 +6,19 @@
 import triton
 import triton.language as tl
 
-from fastrnn.kernels.triton.tiles import load_packed, unpack, zeros
+from fastrnn.kernels.triton.tiles import load, load_packed, unpack, zeros
 
 
 @triton.jit
 def row_pointers(ptr, t, offs_b, p, B, P: tl.constexpr, WIDTH: tl.constexpr):
     """[BLOCK_B] pointers to time step t of each row of group p in a (T, B, P, WIDTH) tensor."""
     return ptr + ((tl.cast(t, tl.int64) * B + offs_b) * P + p) * WIDTH
+
+
+@triton.jit
+def tile_pointer(ptr, t, row0, p, B, P: tl.constexpr, WIDTH: tl.constexpr):
+    """To time step t of row `row0` of group p in a (T, B, P, WIDTH) tensor; rows lie P * WIDTH elements apart."""
+    return ptr + ((tl.cast(t, tl.int64) * B + row0) * P + p) * WIDTH
 
 
 @triton.jit
@@ -24,7 +30,7 @@ def state_pointers(ptr, offs_b, p, B, H: tl.constexpr):
 @triton.jit
 def either_row(condition, yes, no, H: tl.constexpr):
     """`yes` where `condition`, else `no`: pointers to rows that lie whole multiples of H elements behind their tensor's
-    start, which is aligned to 16 bytes (launch.py sees to it).
+    start, which is aligned to 16 bytes (launch/scan.py sees to it).
 
     From Triton 3.8 on the compiler forgets at a selection how pointers are aligned, and would load the rows element by
     element: eight times the instructions, and registers past what there are. So it is told again.
@@ -41,7 +47,7 @@ def first_time(lengths_ptr, offs_b, mask_b, d, T, HAS_LENGTHS: tl.constexpr):
     if HAS_LENGTHS:
         length = tl.load(lengths_ptr + offs_b, mask=mask_b, other=0)
     else:
-        length = tl.zeros_like(offs_b) + T
+        length = offs_b * 0 + T
     return tl.where(d == 0, 0, length - 1), length
 
 
@@ -76,7 +82,7 @@ def fill_idle(ptr, COUNT: tl.constexpr, begin, end, step0, step1, offs_b, units,
         t = tl.where(d == 0, step, T - 1 - step)
         rows = row_pointers(ptr, t, offs_b, p, B, P, COUNT * H)[:, None] + units[None, :]
         for i in tl.static_range(COUNT):
-            tl.store(rows + i * H, tl.zeros(mask.shape, dtype=ptr.dtype.element_ty), mask=mask)
+            tl.store(rows + i * H, tl.where(mask, 0.0, 0.0).to(ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -105,6 +111,37 @@ def load_state(
     for s in tl.static_range(1, STATES):
         rows = either_row(starts, initial + s * state_stride, cells + (s - 1) * H, H)
         state = state + (tl.load(rows[:, None] + own, mask=mask, other=0.0),)
+    return state
+
+
+@triton.jit
+def state_at(
+    h_ptr, cells_ptr, h0_ptr, cells0_ptr, t, step, starts, row0, offs_b, at, units, mask, p, B,
+    H: tl.constexpr, P: tl.constexpr, STATES: tl.constexpr, SCATTERED: tl.constexpr,
+):  # fmt: skip
+    """This program's units of the state after time step t, the one before `step`; or of the initial state at the first,
+    or, of SCATTERED rows, where `starts`. In their dtypes, for `unpack_state`."""
+    if SCATTERED:
+        initial = h0_ptr + (offs_b * P + p) * H
+        rows = either_row(starts, initial, row_pointers(h_ptr, t, offs_b, p, B, P, H), H)[:, None]
+    else:
+        tile = tile_pointer(h_ptr, t, row0, p, B, P, H)
+        if step == 0:
+            tile = h0_ptr + (row0 * P + p) * H
+        rows = tile + at * (P * H)
+    state = (load(rows + units[None, :], mask),)
+    if STATES > 1:
+        WIDTH: tl.constexpr = (STATES - 1) * H
+        if SCATTERED:
+            initial = cells0_ptr + (offs_b * P + p) * WIDTH
+            rows = either_row(starts, initial, row_pointers(cells_ptr, t, offs_b, p, B, P, WIDTH), H)[:, None]
+        else:
+            tile = tile_pointer(cells_ptr, t, row0, p, B, P, WIDTH)
+            if step == 0:
+                tile = cells0_ptr + (row0 * P + p) * WIDTH
+            rows = tile + at * (P * WIDTH)
+        for s in tl.static_range(1, STATES):
+            state = state + (load(rows + ((s - 1) * H + units[None, :]), mask),)
     return state
 
 

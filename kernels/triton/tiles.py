@@ -11,12 +11,35 @@ PACK = tl.constexpr(4)  # how many tiles are loaded or stored as one, at the mos
 
 
 @triton.jit
-def load_tiles(ptrs, stride, mask, COUNT: tl.constexpr, ACC: tl.constexpr):
-    """`COUNT` tiles as a tuple, converted to the accumulation dtype; zero where masked."""
+def load(ptrs, mask):
+    """Zero where masked; all of it where there is no mask."""
+    if mask is None:
+        return tl.load(ptrs)
+    else:
+        return tl.load(ptrs, mask=mask, other=0.0)
+
+
+@triton.jit
+def load_raw(ptrs, stride, mask, COUNT: tl.constexpr):
+    """`COUNT` tiles as a tuple, in their dtype: whoever loads ahead does not wait for them yet."""
     tiles = ()
     for i in tl.static_range(COUNT):
-        tiles = tiles + (tl.load(ptrs + i * stride, mask=mask, other=0.0).to(ACC),)
+        tiles = tiles + (load(ptrs + i * stride, mask),)
     return tiles
+
+
+@triton.jit
+def convert(tiles, COUNT: tl.constexpr, DTYPE: tl.constexpr):
+    out = ()
+    for i in tl.static_range(COUNT):
+        out = out + (tiles[i].to(DTYPE),)
+    return out
+
+
+@triton.jit
+def load_tiles(ptrs, stride, mask, COUNT: tl.constexpr, ACC: tl.constexpr):
+    """`load_raw`, converted to the accumulation dtype."""
+    return convert(load_raw(ptrs, stride, mask, COUNT), COUNT, ACC)
 
 
 @triton.jit
@@ -202,6 +225,15 @@ def step_given(
         for i in tl.static_range(CONSTANTS):
             given = given + (tl.load(rows + i, mask=mask_b, other=0.0).to(ACC)[:, None],)
     return given
+
+
+@triton.jit
+def keep(mask, tiles, COUNT: tl.constexpr):
+    """`tiles` where `mask`, else zeros."""
+    out = ()
+    for i in tl.static_range(COUNT):
+        out = out + (tl.where(mask, tiles[i], 0.0),)
+    return out
 
 
 @triton.jit

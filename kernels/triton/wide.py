@@ -13,12 +13,6 @@ from fastrnn.kernels.triton.tiles import only_if
 
 
 @triton.jit
-def tile_pointer(ptr, t, row0, p, B, P: tl.constexpr, WIDTH: tl.constexpr):
-    """To time step t of row `row0` of group p in a (T, B, P, WIDTH) tensor; rows lie P * WIDTH elements apart."""
-    return ptr + ((tl.cast(t, tl.int64) * B + row0) * P + p) * WIDTH
-
-
-@triton.jit
 def fetch_ahead(rows, first, COUNT: tl.constexpr, STRIDE: tl.constexpr):
     """Ask for COUNT tiles that a later step reads, so that they wait in L2 and not in memory.
 

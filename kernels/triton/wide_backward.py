@@ -17,12 +17,12 @@ import triton.language as tl
 
 from fastrnn.kernels.triton.rows import (
     active_steps,
-    either_row,
     fill_idle,
     first_time,
     load_cut,
-    row_pointers,
+    state_at,
     state_pointers,
+    tile_pointer,
     unpack_state,
 )
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE, arrive, wait
@@ -34,39 +34,7 @@ from fastrnn.kernels.triton.wide import (
     load_wide,
     send_parts,
     sum_parts,
-    tile_pointer,
 )
-
-
-@triton.jit
-def _state_at(
-    h_ptr, cells_ptr, h0_ptr, cells0_ptr, t, step, starts, row0, offs_b, at, units, mask, p, B,
-    H: tl.constexpr, P: tl.constexpr, STATES: tl.constexpr, SCATTERED: tl.constexpr,
-):  # fmt: skip
-    """This program's units of the state after time step t, the one before `step`; or of the initial state at the first,
-    or, of SCATTERED rows, where `starts`. In their dtypes, for `unpack_state`."""
-    if SCATTERED:
-        initial = h0_ptr + (offs_b * P + p) * H
-        rows = either_row(starts, initial, row_pointers(h_ptr, t, offs_b, p, B, P, H), H)[:, None]
-    else:
-        tile = tile_pointer(h_ptr, t, row0, p, B, P, H)
-        if step == 0:
-            tile = h0_ptr + (row0 * P + p) * H
-        rows = tile + at * (P * H)
-    state = (tl.load(rows + units[None, :], mask=mask, other=0.0),)
-    if STATES > 1:
-        WIDTH: tl.constexpr = (STATES - 1) * H
-        if SCATTERED:
-            initial = cells0_ptr + (offs_b * P + p) * WIDTH
-            rows = either_row(starts, initial, row_pointers(cells_ptr, t, offs_b, p, B, P, WIDTH), H)[:, None]
-        else:
-            tile = tile_pointer(cells_ptr, t, row0, p, B, P, WIDTH)
-            if step == 0:
-                tile = cells0_ptr + (row0 * P + p) * WIDTH
-            rows = tile + at * (P * WIDTH)
-        for s in tl.static_range(1, STATES):
-            state = state + (tl.load(rows + ((s - 1) * H + units[None, :]), mask=mask, other=0.0),)
-    return state
 
 
 @triton.jit(do_not_specialize=["T", "B", "step0", "step1", "batch0"])
@@ -172,7 +140,7 @@ def wide_bwd_kernel(
     dvectors_rows = state_pointers(dvectors_ptr, offs_b, p, B, H)[:, None] + units[None, :]
     dvectors = load_tiles(dvectors_rows, state_stride, mask, VECTORS, ACC)
     t = tl.where(d == 0, end - 1, T - end)
-    state = _state_at(
+    state = state_at(
         h_ptr, cells_ptr, h0_ptr, cells0_ptr, t, 1, offs_b < 0, row0, offs_b, at, units, only_if(begin < end, mask),
         p, B, H, P, STATES, SCATTERED,
     )  # fmt: skip
@@ -184,7 +152,7 @@ def wide_bwd_kernel(
         saved_tile = tile_pointer(saved_ptr, t, row0, p, B, P, SAVED * H)
         saved = load_tiles(saved_tile + (at * (P * SAVED * H) + units[None, :]), H, mask, SAVED, ACC)
         # In the reverse direction a row that is not active yet has no slot before t = T - 1; any slot will do for it.
-        state_prev = _state_at(
+        state_prev = state_at(
             h_ptr, cells_ptr, h0_ptr, cells0_ptr, tl.minimum(t - 1 + 2 * d, T - 1), step, first == t, row0, offs_b, at,
             units, mask, p, B, H, P, STATES, SCATTERED,
         )  # fmt: skip

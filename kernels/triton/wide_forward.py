@@ -17,10 +17,11 @@ from fastrnn.kernels.triton.rows import (
     load_cut,
     row_pointers,
     state_pointers,
+    tile_pointer,
 )
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE, arrive, wait
 from fastrnn.kernels.triton.tiles import load_tiles, select, step_given, store_tiles, zeros
-from fastrnn.kernels.triton.wide import columns, contract_wide, fetch_ahead, load_wide, split_slots, tile_pointer
+from fastrnn.kernels.triton.wide import columns, contract_wide, fetch_ahead, load_wide, split_slots
 
 
 @triton.jit

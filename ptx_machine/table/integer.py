@@ -18,8 +18,10 @@ OPS |= {
 
 @op("min", "max")
 def extreme(code: Code, one: Instruction) -> Step:
-    """Of a NaN and a number the number, unless .NaN says otherwise."""
+    """Of a NaN and a number the number, unless .NaN says otherwise. `.relu`, of s32: no less than 0."""
     of_numbers, of_any = {"min": (np.fmin, np.minimum), "max": (np.fmax, np.maximum)}[one.name]
+    if one.modifiers == ["relu", "s32"]:
+        return code.alu(one, "s32", ["s32"] * 2, lambda a, b: np.maximum(of_any(a, b), 0))
     is_float = one.modifiers[-1][0] == "f" or one.modifiers[-1][0] == "b"
     return same(2, of_numbers if is_float and "NaN" not in one.modifiers else of_any, "NaN")(code, one)
 

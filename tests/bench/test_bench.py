@@ -367,7 +367,7 @@ def test_kernel_report_without_torch(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "kernels.jsonl").read_text().splitlines()]
     assert [row["backward"] for row in rows] == [False, True]
     for row in rows:
-        assert (row["status"], row["spills"], row["tier"], row["resident"]) == ("ok", 0, "solo", True)
+        assert (row["status"], row["spills"], row["tier"], row["resident"]) == ("ok", 0, "gluon solo", True)
         assert row["mma"] > 0
         assert 0 < row["registers"] <= 255
         assert 0 < row["shared"] <= row["shared_limit"] == 227 * 1024

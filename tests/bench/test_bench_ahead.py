@@ -10,11 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support import compiling_environment
+from support import compiling_environment, gluon_launch, launch
 
 from fastrnn.bench import cli
 from fastrnn.bench.gpu import ahead
 from fastrnn.bench.rows.errors import BenchError
+from fastrnn.kernels.gluon.layouts import gluon_constants
 
 triton = pytest.importorskip("triton")
 
@@ -77,7 +78,7 @@ def test_what_is_compiled_ahead_is_what_a_launch_looks_for(tmp_path: Path) -> No
     _python(RECORD, str(file), cache=cache)
     launches = ahead.read(file)
     assert len(launches) == 3  # the two layers of the GRU launch one kernel
-    assert [launch.kernel for launch in launches] == ["scan_fwd_kernel", "scan_bwd_kernel", "scan_fwd_kernel"]
+    assert [launch.kernel for launch in launches] == ["gluon_fwd_kernel", "gluon_bwd_kernel", "gluon_fwd_kernel"]
     assert not _entries(cache)
     command = [sys.executable, "-m", "fastrnn.bench", "compile", "--launches", str(file), "--processes", "1"]
     environment = compiling_environment() | {"TRITON_CACHE_DIR": str(cache)}
@@ -106,6 +107,9 @@ def test_a_launch_survives_its_line() -> None:
     decoded = {name: ahead._decoded(value) for name, value in launch.constants}
     assert decoded == {"H": 3, "FLAG": True, "NONE": None, "WORD": "tf32", "STEP": step}
     assert ahead._decoded(ahead._encoded(triton.language.bfloat16)) == triton.language.bfloat16
+    for config in (gluon_launch(64), gluon_launch(64, units=16, scatter=True)):
+        for name, value in gluon_constants(4, config).items():
+            assert ahead._decoded(ahead._encoded(value)) == value, name
 
 
 def test_pointers_keep_what_triton_looks_at() -> None:
@@ -120,16 +124,18 @@ def test_pointers_keep_what_triton_looks_at() -> None:
 
 
 def test_kernels_are_their_own_again_after_a_recording() -> None:
-    before = [getattr(ahead.launcher, name) for name in ahead.KERNELS]
+    before = ahead.launcher.kernel_of
+    config = launch("solo", 16, "persistent")
 
     def fail() -> None:
         with ahead.recording():
-            assert isinstance(ahead.launcher.scan_fwd_kernel, ahead.Recorder)
+            assert isinstance(ahead.launcher.kernel_of(config, False), ahead.Recorder)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert [getattr(ahead.launcher, name) for name in ahead.KERNELS] == before
+    assert ahead.launcher.kernel_of is before
+    assert ahead.launcher.kernel_of(config, False) is ahead.kernel_named("scan_fwd_kernel")
 
 
 def test_a_recorded_kernel_is_neither_launched_nor_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

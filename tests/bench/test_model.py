@@ -202,7 +202,7 @@ def test_ours_are_not_below_the_limit() -> None:
 def test_what_is_chosen_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     few = model.modelled(dataclasses.replace(CASE, B=16), H100)
     assert few.chosen == "persistent"
-    assert few.why.startswith("forward: grid tier, ")
+    assert few.why.startswith("forward: gluon grid tier, ")
     monkeypatch.setattr(model, "_batches", lambda layer, device: ((97, 129),))
     many = model.modelled(dataclasses.replace(CASE, B=128), H100)
     assert many.chosen == "aten"

@@ -40,6 +40,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fastrnn.kernels.triton.pointwise",),
     ("fastrnn.kernels.derived",),
     ("fastrnn.kernels.triton",),
+    ("fastrnn.kernels.gluon",),
+    ("fastrnn.kernels.launch",),
     ("fastrnn.kernels.offline",),
     ("fastrnn.derive",),
     ("fastrnn.cells", "fastrnn.tracers"),
@@ -68,8 +70,10 @@ EXCEPTIONS = dict.fromkeys(
         "fastrnn.kernels.triton.backward.scan_bwd_kernel",
         "fastrnn.kernels.triton.wide_forward.wide_fwd_kernel",
         "fastrnn.kernels.triton.wide_backward.wide_bwd_kernel",
+        "fastrnn.kernels.gluon.forward.gluon_fwd_kernel",
+        "fastrnn.kernels.gluon.backward.gluon_bwd_kernel",
     ),
-    "one Triton kernel: a function for its parts would take dozens of values, and what is compiled might change",
+    "one kernel: a function for its parts would take dozens of values, and what is compiled might change",
 )
 
 
@@ -192,7 +196,7 @@ def _followed(call: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     kernels = "kernels" in call
     if kernels:
         pytest.importorskip("triton")
-        from fastrnn.kernels.triton import launch
+        from fastrnn.kernels.launch import scan as launch
     layer = fastrnn.LSTM(3, 5, backend="persistent" if kernels else "auto")
     x = X[:3] if kernels else X
     if not call.startswith("backward"):

@@ -15,7 +15,7 @@ pytest.importorskip("hypothesis")  # `make test-gpu` does without
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrnn.kernels.plan import choice, limits
+from fastrnn.kernels.plan import choice, gluon, limits
 from fastrnn.kernels.plan.choice import candidates, choose
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
 from fastrnn.kernels.plan.cost import launch_cost, shared_estimate, step_cost
@@ -38,6 +38,7 @@ SHAPES = st.builds(
     constants=st.sampled_from([0, 1]),
 )
 SMALL_GPU = Device("a small GPU", (8, 6), sms=16, shared_bytes=shared_bytes((8, 6)))
+WITHOUT_GLUON = dataclasses.replace(DEVICES["sm_90"], gluon=False)
 GPUS = [*DEVICES.values(), SMALL_GPU]
 GPU_NAMES = [*DEVICES, "small"]
 
@@ -54,7 +55,8 @@ def _programs(shape: ScanShape, config: LaunchConfig) -> int:
 def test_what_waits_fits_the_device_at_once(device: Device, shape: ScanShape) -> None:
     config = choose(shape, device, "persistent")
     if config is not None and config.exchange != "none":
-        at_once = programs_per_sm(shape, config, device) if config.wide else 1
+        at_once = gluon.programs_per_sm(shape, config, device) if config.gluon else 1
+        at_once = programs_per_sm(shape, config, device) if config.wide else at_once
         assert _programs(shape, config) <= device.sms * at_once
 
 
@@ -86,19 +88,38 @@ def test_weights_stay_on_chip_where_they_fit(hidden: int) -> None:
     for backward in (False, True):
         config = choose(ScanShape(4, backward, 2, 16, hidden, 1), DEVICES["sm_90"], "persistent")
         assert config is not None
+        assert config.tier == "gluon grid"
+        config = choose(ScanShape(4, backward, 2, 16, hidden, 1), WITHOUT_GLUON, "persistent")
+        assert config is not None
         assert config.tier == "grid"
 
 
-def test_a_matrix_too_large_for_the_chip_is_streamed() -> None:
-    config = choose(ScanShape(4, False, 2, 16, 2048, 1), DEVICES["sm_90"], "persistent")
+@pytest.mark.parametrize(("device", "hidden"), [("gluon", 4096), ("triton", 2048)])
+def test_a_matrix_too_large_for_the_chip_is_streamed(device: str, hidden: int) -> None:
+    config = choose(
+        ScanShape(4, False, 2, 16, hidden, 1), DEVICES["sm_90"] if device == "gluon" else WITHOUT_GLUON, "persistent"
+    )
     assert config is not None
     assert config.tier == "streamed"
 
 
 def test_a_small_layer_waits_for_nobody() -> None:
-    config = choose(ScanShape(4, False, 2, 16, 32, 1), DEVICES["sm_90"], "persistent")
-    assert config is not None
-    assert (config.tier, config.exchange) == ("solo", "none")
+    for device, tier in ((DEVICES["sm_90"], "gluon solo"), (WITHOUT_GLUON, "solo")):
+        config = choose(ScanShape(4, False, 2, 16, 32, 1), device, "persistent")
+        assert config is not None
+        assert (config.tier, config.exchange) == (tier, "none")
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=SHAPES)
+def test_gluon_is_chosen_where_it_is(shape: ScanShape) -> None:
+    """For 16 bits, over all steps; and where there is none, or in float32, nowhere."""
+    for device, schedule in itertools.product((DEVICES["sm_90"], WITHOUT_GLUON), ("persistent", "stepwise")):
+        found = [config for config in candidates(shape, device, schedule) if config.gluon]
+        assert not found or (device.gluon and schedule == "persistent" and shape.element_bytes == 2)
+        for config in found:
+            assert config.exchange == ("none" if config.alone else "barrier")
+            assert gluon.held_chunks(shape.gates, config) >= 1
 
 
 def test_large_batches_run_in_waves() -> None:

@@ -20,9 +20,7 @@ from scans import Scan
 from support import FLOAT64_ERROR, combinations, launch, worst_error
 
 from fastrnn.cells import CELLS
-from fastrnn.kernels.plan.configs import LaunchConfig
-from fastrnn.kernels.tensors import Results, Upstream
-from fastrnn.kernels.triton.launch import (
+from fastrnn.kernels.launch.scan import (
     BackwardBuffers,
     ForwardBuffers,
     counters,
@@ -33,6 +31,8 @@ from fastrnn.kernels.triton.launch import (
     launch_fwd,
     parts_buffer,
 )
+from fastrnn.kernels.plan.configs import LaunchConfig
+from fastrnn.kernels.tensors import Results, Upstream
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork")

@@ -20,8 +20,8 @@ from support import (
 )
 
 from fastrnn.cells import CELLS
+from fastrnn.kernels.launch.scan import scan_bwd, scan_fwd
 from fastrnn.kernels.tensors import Upstream
-from fastrnn.kernels.triton.launch import scan_bwd, scan_fwd
 
 SIZES = {"one of each": (1, 1, 1), "odd": (3, 5, 37), "two batch tiles": (2, 19, 20), "full tiles": (2, 16, 48)}
 

@@ -23,11 +23,12 @@ from triton.runtime.errors import OutOfResources
 
 import fastrnn
 from fastrnn.backends import fused
+from fastrnn.kernels.launch import scan as launch
+from fastrnn.kernels.launch.kernel import kernel_named
 from fastrnn.kernels.plan import choice
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
 from fastrnn.kernels.plan.devices import DEVICES
 from fastrnn.kernels.tensors import Inputs, Kept, Upstream
-from fastrnn.kernels.triton import launch
 
 Verdict = Callable[[LaunchConfig, dict[str, Any]], int]
 
@@ -198,7 +199,7 @@ class Kernel:
 def test_the_compiler_is_asked_before_the_launch(words: int, limit: int | None, launched: bool) -> None:
     kernel, tensor = Kernel(words), torch.zeros(4)
     config = LaunchConfig("stepwise", "streamed", "none", 16, 16, 128, 1, 1, 4, 4, 1)
-    given = (kernel, config, {"x_ptr": tensor}, tensor, (1, 3, 1, 16), False, ("outer", "inner"), {}, limit)
+    given = (kernel, config, {"x_ptr": tensor}, tensor, None, (1, 3, 1, 16), False, ("outer", "inner"), {}, limit)
     if launched:
         launch._launch(*given)
     else:
@@ -219,7 +220,7 @@ WAITING = LaunchConfig("persistent", "grid", "flag", 16, 16, 128, 1, 1, 4, 4, 1)
 def test_what_there_is_no_room_for_is_refused(error: Exception, loading: bool, limit: int | None) -> None:
     kernel, tensor = Kernel(0, error, loading), torch.zeros(4)
     with pytest.raises(choice.RefusedError, match=re.escape(str(error))) as caught:
-        launch._launch(kernel, WAITING, {}, tensor, (1, 3, 1, 16), False, ("whole",), {}, limit)
+        launch._launch(kernel, WAITING, {}, tensor, None, (1, 3, 1, 16), False, ("whole",), {}, limit)
     assert caught.value.__cause__ is error
 
 
@@ -227,14 +228,14 @@ def test_what_went_wrong_otherwise_gives_way_to_nothing() -> None:
     """Such as a fault of an earlier kernel, which the driver tells when it is asked next."""
     error = RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")
     with pytest.raises(RuntimeError) as caught:
-        launch._launch(Kernel(0, error), WAITING, {}, torch.zeros(4), (1, 3, 1, 16), False, ("whole",), {}, 0)
+        launch._launch(Kernel(0, error), WAITING, {}, torch.zeros(4), None, (1, 3, 1, 16), False, ("whole",), {}, 0)
     assert caught.value is error
 
 
 def test_a_layer_runs_where_there_is_no_room_for_its_best_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = _layer()
     expected = layer(x)[0]
-    original, made = launch.scan_fwd_kernel, []
+    original, made = kernel_named("scan_fwd_kernel"), []
 
     class Loaded(Kernel):
         def warmup(self, *args: Any, **options: Any) -> Any:
@@ -244,7 +245,7 @@ def test_a_layer_runs_where_there_is_no_room_for_its_best_launch(monkeypatch: py
             made.append(grid)
             return original[grid]  # type: ignore[no-any-return]  # Triton's
 
-    monkeypatch.setattr(launch, "scan_fwd_kernel", Loaded(0, NO_ROOM))
+    monkeypatch.setattr(launch, "kernel_of", lambda config, backward: Loaded(0, NO_ROOM))
     monkeypatch.setattr(fused, "launches", functools.cache(fused.launches.__wrapped__))
     assert relative_error(layer(x)[0], expected) < 1e-5
     assert made, "the next launch was made"

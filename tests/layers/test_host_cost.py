@@ -94,7 +94,7 @@ def test_warmup_leaves_no_trace() -> None:
 
 def test_warmup_runs_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
-    from fastrnn.kernels.triton import launch
+    from fastrnn.kernels.launch import scan as launch
 
     launched: list[bool] = []
     original = launch._launch
@@ -115,7 +115,7 @@ def test_warmup_calls_as_the_layer_will_be_called(
 ) -> None:
     """Each keyword and either grad mode has a kernel of its own: those a call launches are those warmed up."""
     pytest.importorskip("triton")
-    from fastrnn.kernels.triton import launch
+    from fastrnn.kernels.launch import scan as launch
 
     kernels: list[dict[str, object]] = []
     original = launch._launch

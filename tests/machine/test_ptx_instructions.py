@@ -55,6 +55,8 @@ def integer_cases() -> Iterator[Case]:
             yield f"mad.hi.{kind} %o, %a, %b, %c", f"{three} {kind}", lambda a, b, c, n=bits: (a * b >> n) + c
             yield f"mul.wide.{kind} %o, %a, %b", f"{wide} {kind} {kind}", operator.mul
             yield f"mad.wide.{kind} %o, %a, %b, %c", f"{wide} {kind} {kind} {wide}", lambda a, b, c: a * b + c
+    for name, f in {"min": min, "max": max}.items():
+        yield f"{name}.relu.s32 %o, %a, %b", "s32 s32 s32", lambda a, b, f=f: max(f(a, b), 0)
     for kind in ("s16x2", "u16x2"):
         for name, f in {"add": operator.add, "min": min, "max": max}.items():
             yield f"{name}.{kind} %o, %a, %b", "b32 b32 b32", halves(f, is_signed=kind[0] == "s")

@@ -16,7 +16,14 @@ from mutations import CASES, EVERYWHERE, PTX, SOURCE
 pytest.importorskip("triton")
 
 # The case that a mutation is made in, where that is another than the exchange by a barrier.
-WHERE = {"a volatile load made plain": "flag", "a load's mask removed": "float32"} | dict.fromkeys(
+WHERE = {
+    "a volatile load made plain": "flag",
+    "a load's mask removed": "float32",
+    "a lane's acquire made relaxed": "inner",
+    "a lane's arrival removed": "gluon",
+    "a lane's release made relaxed": "parts",
+    "an operand 16 bytes further": "gluon",
+} | dict.fromkeys(
     ("a proxy fence removed", "wgmma.fence removed", "wgmma's wait removed", "a wgmma operand elsewhere"), "warpgroups"
 )
 FEW_SOURCES = ("no barrier before the arrival", "input loaded past the last step", "a user's NaN stored as it is")

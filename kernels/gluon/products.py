@@ -1,0 +1,257 @@
+"""The recurrent product of a program whose slice of R stays where it is: of an operand on the wire, or of its own.
+
+R stays in registers, as far as there are any: of the wire's chunks the first HELD, the others in shared memory, where
+each thread has its own numbers side by side.
+
+SOLO: the program has all of R and the whole operand, which its warps hand each other through shared memory: `[rows, K]`
+by `[K, units]`, each warp's units its own. Else the operand is on the wire, K is split over the warps, `[WARPS, rows,
+16]` by `[WARPS, 16, units]` chunk by chunk, and the sum over the warps goes through shared memory once.
+"""
+
+from fastrnn.kernels.gluon.language import barrier, gl, gluon, mma_v2
+from fastrnn.kernels.gluon.wire import BLOCK, wired
+
+
+@gluon.jit
+def put(tile, KEPT: gl.constexpr):
+    """A right operand, as `thread_order` has it, in shared memory."""
+    SHAPE: gl.constexpr = tile.shape
+    memory = gl.allocate_shared_memory(tile.dtype, SHAPE, gl.SwizzledSharedLayout(1, 1, 1, order=[2, 1, 0]))
+    memory.store(gl.convert_layout(tile, KEPT, assert_trivial=True))
+    return memory
+
+
+@gluon.jit
+def load_weights(
+    ptr,  # of the program's group: gate g, unit n, input k at g * H * H + n * stride_n + k * stride_k
+    first,  # the program's first unit
+    stride_k,
+    stride_n,
+    H: gl.constexpr,
+    GATES: gl.constexpr,
+    UNITS: gl.constexpr,
+    NUM_K: gl.constexpr,
+    WARPS: gl.constexpr,
+    HELD: gl.constexpr,
+    MMA: gl.constexpr,
+    KEPT: gl.constexpr,
+):
+    """The right operands `[WARPS, 16, UNITS]`, chunk-major, zero past H: those in registers, those in shared memory."""
+    right: gl.constexpr = gl.DotOperandLayout(1, MMA, 2)
+    warp = gl.arange(0, WARPS, layout=gl.SliceLayout(1, gl.SliceLayout(2, right)))[:, None, None]
+    k = wired(gl.arange(0, 16, layout=gl.SliceLayout(0, gl.SliceLayout(2, right))))[None, :, None]
+    n = first + gl.arange(0, UNITS, layout=gl.SliceLayout(0, gl.SliceLayout(1, right)))[None, None, :]
+    held, kept = (), ()
+    for i in gl.static_range(NUM_K):
+        # Those for shared memory first, one chunk after the other, while registers are free.
+        from_k = ((HELD + i) % NUM_K * WARPS + warp) * 16 + k
+        mask = (from_k < H) & (n < H)
+        for g in gl.static_range(GATES):
+            tile = gl.load(ptr + g * H * H + n * stride_n + from_k * stride_k, mask=mask, other=0.0)
+            if (HELD + i) % NUM_K < HELD:
+                held = held + (tile,)
+            else:
+                tile = tile.reshape([WARPS, 2, 4, 2, UNITS // 8, 8]).permute(0, 5, 2, 4, 1, 3)
+                kept = kept + (put(tile.reshape([WARPS, 32, UNITS // 2]), KEPT),)
+        if (HELD + i) % NUM_K >= HELD:
+            keep_order()
+    return held, kept
+
+
+@gluon.jit
+def weights_of_chunk(
+    held, kept, j: gl.constexpr, GATES: gl.constexpr, FIRST: gl.constexpr, COUNT: gl.constexpr, UNITS: gl.constexpr,
+    WARPS: gl.constexpr, HELD: gl.constexpr, MMA: gl.constexpr, KEPT: gl.constexpr,
+):  # fmt: skip
+    """The right operands of COUNT gates, from FIRST on, of chunk j."""
+    if j < HELD:
+        return held[j * GATES + FIRST : j * GATES + FIRST + COUNT]
+    else:
+        tiles = ()
+        for g in gl.static_range(COUNT):
+            tile = kept[(j - HELD) * GATES + FIRST + g].load(KEPT)
+            tile = tile.reshape([WARPS, 8, 4, UNITS // 8, 2, 2]).permute(0, 4, 2, 5, 3, 1).reshape([WARPS, 16, UNITS])
+            tiles = tiles + (gl.convert_layout(tile, gl.DotOperandLayout(1, MMA, 2), assert_trivial=True),)
+        return tiles
+
+
+@gluon.jit
+def load_whole(ptr, stride_k, stride_n, H: gl.constexpr, GATES: gl.constexpr, UNITS: gl.constexpr, MMA: gl.constexpr):
+    """All of R as right operands, `[UNITS, UNITS]` a gate; zero past H."""
+    right: gl.constexpr = gl.DotOperandLayout(1, MMA, 2)
+    k = gl.arange(0, UNITS, layout=gl.SliceLayout(1, right))[:, None]
+    n = gl.arange(0, UNITS, layout=gl.SliceLayout(0, right))[None, :]
+    weights = ()
+    for g in gl.static_range(GATES):
+        at = ptr + g * H * H + n * stride_n + k * stride_k
+        weights = weights + (gl.load(at, mask=(k < H) & (n < H), other=0.0),)
+    return weights
+
+
+@gluon.jit
+def multiply(left, weights, sums, FIRST: gl.constexpr, COUNT: gl.constexpr, LEFT: gl.constexpr, OUT: gl.constexpr):
+    """`sums[g] += left[g] @ weights[g]` for every gate; a single `left` serves all of them, few sums serve in turn, the
+    FIRST one's first."""
+    for g in gl.static_range(COUNT):
+        total = mma_v2(left[g % LEFT], weights[g], sums[(FIRST + g) % OUT])
+        sums = sums[: (FIRST + g) % OUT] + (total,) + sums[(FIRST + g) % OUT + 1 :]
+    return sums
+
+
+@gluon.jit
+def wire_offsets(WARPS: gl.constexpr, ROWS: gl.constexpr, NUM_K: gl.constexpr, WIRE: gl.constexpr):
+    """Where each thread's numbers of a first chunk are on the wire, `[WARPS, ROWS / 16, 32, 8]`."""
+    warp = gl.arange(0, WARPS, layout=gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, WIRE))))
+    block = gl.arange(0, ROWS // 16, layout=gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, WIRE))))
+    lane = gl.arange(0, 32, layout=gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, WIRE))))
+    number = gl.arange(0, 8, layout=gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, WIRE))))
+    blocks = warp[:, None, None, None] + block[None, :, None, None] * (NUM_K * WARPS)
+    return blocks * BLOCK + lane[None, None, :, None] * 8 + number[None, None, None, :]
+
+
+@gluon.jit
+def load_operand(ptrs, MMA: gl.constexpr, WARPS: gl.constexpr, ROWS: gl.constexpr):
+    """One chunk of the wire as a left operand, `[WARPS, ROWS, 16]`: 16 bytes a thread and 16 rows."""
+    p = gl.load(ptrs, cache_modifier=".cg")
+    p = p.reshape([WARPS, ROWS // 16, 8, 4, 2, 2, 2]).permute(0, 1, 5, 2, 4, 3, 6).reshape([WARPS, ROWS, 16])
+    return gl.convert_layout(p, gl.DotOperandLayout(0, MMA, 2), assert_trivial=True)
+
+
+@gluon.jit
+def load_chunk(
+    ptrs, j: gl.constexpr, LEFT: gl.constexpr, STRIDE: gl.constexpr, MMA: gl.constexpr, WARPS: gl.constexpr,
+    ROWS: gl.constexpr,
+):  # fmt: skip
+    """The LEFT operands of chunk j, STRIDE elements apart."""
+    parts = ()
+    for i in gl.static_range(LEFT):
+        parts = parts + (load_operand(ptrs + (i * STRIDE + j * (WARPS * BLOCK)), MMA, WARPS, ROWS),)
+    return parts
+
+
+@gluon.jit
+def keep_order():
+    """The assembler moves no load above this, which it would do until there are no registers left."""
+    gl.inline_asm_elementwise(
+        "{ bar.warp.sync 0xffffffff; mov.b32 $0, 0; }", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1
+    )
+
+
+@gluon.jit
+def allocate_sums(COUNT: gl.constexpr, ROWS: gl.constexpr, UNITS: gl.constexpr, WARPS: gl.constexpr):
+    """Shared memory for COUNT sums of each warp: each its own, or the compiler would have barriers between them."""
+    sums = ()
+    for _ in gl.static_range(COUNT):
+        memory = gl.allocate_shared_memory(
+            gl.float32, [WARPS, UNITS // 8, ROWS, 8], gl.SwizzledSharedLayout(1, 1, 1, order=[3, 2, 1, 0])
+        )
+        sums = sums + (memory,)
+    return sums
+
+
+@gluon.jit
+def share(
+    partial,  # `allocate_sums`, OUT at the least
+    sums,
+    OUT: gl.constexpr,
+    ROWS: gl.constexpr,
+    UNITS: gl.constexpr,
+    WARPS: gl.constexpr,
+    SUM: gl.constexpr,
+    OWN: gl.constexpr,
+):
+    """OUT sums of each warp, added up in the order of the warps, as their owners hold them: `[ROWS, UNITS]`."""
+    for i in gl.static_range(OUT):
+        wide = sums[i].reshape([WARPS, ROWS, UNITS // 8, 8]).permute(0, 2, 1, 3)
+        partial[i].store(wide)
+    barrier()
+    out = ()
+    for i in gl.static_range(OUT):
+        total = gl.sum(partial[i].load(SUM), 0).permute(1, 0, 2).reshape([ROWS, UNITS])
+        out = out + (gl.convert_layout(total, OWN, assert_trivial=True),)
+    return out
+
+
+@gluon.jit
+def contract_wire(
+    ptrs,  # `wire_offsets` of the first operand
+    partial,  # `allocate_sums`
+    held,  # `load_weights`, of GATES gates
+    kept,
+    GATES: gl.constexpr,
+    FIRST: gl.constexpr,
+    COUNT: gl.constexpr,
+    LEFT: gl.constexpr,
+    OUT: gl.constexpr,
+    CHAINS: gl.constexpr,
+    ROWS: gl.constexpr,
+    UNITS: gl.constexpr,
+    NUM_K: gl.constexpr,
+    WARPS: gl.constexpr,
+    HELD: gl.constexpr,
+    MMA: gl.constexpr,
+    KEPT: gl.constexpr,
+    SUM: gl.constexpr,
+    OWN: gl.constexpr,
+):
+    """COUNT gates' products, from FIRST on: OUT tiles `[ROWS, UNITS]` as their owners hold them, one for each gate or
+    one for their sum, which is added up in CHAINS that need not wait for each other."""
+    STRIDE: gl.constexpr = ROWS * 16 * NUM_K * WARPS  # from one operand to the next
+    # As many chunks are on their way at a time as there are registers for.
+    WINDOW: gl.constexpr = min(NUM_K, max(1, 96 // (4 * LEFT * (ROWS // 16))))
+    parts = ()
+    for j in gl.static_range(WINDOW):
+        parts = parts + load_chunk(ptrs, j, LEFT, STRIDE, MMA, WARPS, ROWS)
+    SIDE: gl.constexpr = OUT if OUT > 1 else CHAINS
+    sums = ()
+    for _ in gl.static_range(SIDE):
+        sums = sums + (gl.zeros([WARPS, ROWS, UNITS], gl.float32, MMA),)
+    for j in gl.static_range(NUM_K):
+        of_chunk = weights_of_chunk(held, kept, j, GATES, FIRST, COUNT, UNITS, WARPS, HELD, MMA, KEPT)
+        sums = multiply(parts[j * LEFT : (j + 1) * LEFT], of_chunk, sums, j * COUNT, COUNT, LEFT, SIDE)
+        if j + WINDOW < NUM_K:
+            keep_order()
+            parts = parts + load_chunk(ptrs, j + WINDOW, LEFT, STRIDE, MMA, WARPS, ROWS)
+    if OUT == 1:
+        for chain in gl.static_range(1, CHAINS):
+            sums = (sums[0] + sums[chain],) + sums[1:]
+    return share(partial, sums, OUT, ROWS, UNITS, WARPS, SUM, OWN)
+
+
+@gluon.jit
+def allocate(COUNT: gl.constexpr, DTYPE: gl.constexpr, ROWS: gl.constexpr, UNITS: gl.constexpr, SHARED: gl.constexpr):
+    """Shared memory for COUNT tiles, each its own."""
+    tiles = ()
+    for _ in gl.static_range(COUNT):
+        tiles = tiles + (gl.allocate_shared_memory(DTYPE, [ROWS, UNITS], SHARED),)
+    return tiles
+
+
+@gluon.jit
+def contract_own(
+    shared,  # shared memory for each of `left`, [ROWS, UNITS]
+    left,  # LEFT tiles, zero past H
+    weights,
+    COUNT: gl.constexpr,
+    LEFT: gl.constexpr,
+    OUT: gl.constexpr,
+    ROWS: gl.constexpr,
+    UNITS: gl.constexpr,
+    MMA: gl.constexpr,
+):
+    """The same of a program's own tiles and `weights`, which are those of COUNT gates."""
+    for i in gl.static_range(LEFT):
+        shared[i].store(left[i])
+    barrier()
+    parts = ()
+    for i in gl.static_range(LEFT):
+        parts = parts + (shared[i].load(gl.DotOperandLayout(0, MMA, 2)),)
+    # Each gate has a sum of its own: a product that waits for another's takes four times as long.
+    sums = ()
+    for _ in gl.static_range(COUNT):
+        sums = sums + (gl.zeros([ROWS, UNITS], gl.float32, MMA),)
+    sums = multiply(parts, weights, sums, 0, COUNT, LEFT, COUNT)
+    if OUT == 1:
+        for g in gl.static_range(1, COUNT):
+            sums = (sums[0] + sums[g],) + sums[1:]
+    return sums

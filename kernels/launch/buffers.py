@@ -1,0 +1,102 @@
+"""What a launch writes besides results that its caller names: shapes as in the kernels' arguments."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastrnn.kernels.counts import Counts
+from fastrnn.kernels.plan.configs import LaunchConfig
+from fastrnn.kernels.triton.sync import COUNTER_STRIDE
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class ForwardBuffers(NamedTuple):
+    """What a forward launch has besides its inputs; shapes as in `scan_fwd_kernel`. What is None is not stored.
+
+    Attributes:
+        carry_in, carry_out: the states before the first step and after the last; one tensor where steps are launched.
+        output, cells, saved: results.
+        inner: `inner_operand`.
+        counter, wire: `counters` and `wires`.
+    """
+
+    carry_in: Tensor
+    carry_out: Tensor
+    output: Tensor
+    inner: Tensor | None
+    cells: Tensor | None
+    saved: Tensor | None
+    counter: Tensor
+    wire: Tensor | None = None
+
+
+class BackwardBuffers(NamedTuple):
+    """The same of a backward launch; shapes as in `scan_bwd_kernel`."""
+
+    carry_in: Tensor
+    carry_out: Tensor
+    dvectors: Tensor | None
+    dx: Tensor
+    dr: Tensor
+    parts: Tensor | None
+    counter: Tensor
+    wire: Tensor | None = None
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def exchange_buffer(config: LaunchConfig, *shape: int, like: Tensor) -> Tensor:
+    """What the programs exchange; under "flag" every element starts as the all-ones pattern (sync.py)."""
+    buffer = like.new_empty(shape)
+    if config.exchange == "flag":
+        buffer.view(_BITS[buffer.element_size()]).fill_(-1)
+    return buffer
+
+
+def inner_operand(counts: Counts, config: LaunchConfig, like: Tensor) -> Tensor | None:
+    """What the inner gate multiplies, `(T, B, P, H)`, for input parts like `like`; None where nobody else reads it."""
+    T, B, P, _, H = like.shape
+    return exchange_buffer(config, T, B, P, H, like=like) if counts.inner and not config.alone else None
+
+
+def by_row(states: Tensor, dtype: torch.dtype) -> Tensor:
+    """States `(STATES, P, B, H)` as a time step has them, `(B, P, STATES, H)`: what the kernels for many rows read."""
+    return states.permute(2, 1, 0, 3).to(dtype).contiguous()
+
+
+def parts_buffer(config: LaunchConfig, like: Tensor) -> Tensor | None:
+    """What the programs of a wide backward send each other, for an output like `like`; None where they gather."""
+    if not config.scatter:
+        return None
+    _, B, P, H = like.shape
+    tiles = min(-(-B // config.block_b), config.batch_tiles)
+    return like.new_empty((2, tiles, P, -(-H // config.block_h), config.block_b, config.num_k * config.block_k))
+
+
+def counters(config: LaunchConfig, batch: int, groups: int, like: Tensor) -> Tensor:
+    """The barrier's counters, `(waves, ...)`, one per batch tile and group; any tensor where there is none."""
+    if config.exchange != "barrier":
+        return like
+    tiles = -(-batch // config.block_b)
+    waves = -(-tiles // config.batch_tiles)
+    size = min(tiles, config.batch_tiles) * groups * COUNTER_STRIDE.value
+    return torch.zeros(waves, size, dtype=torch.int32, device=like.device)
+
+
+def wires(counts: Counts, config: LaunchConfig, backward: bool, batch: int, groups: int, like: Tensor) -> Tensor | None:
+    """What Gluon's programs hand over in one launch, zeros, for each batch tile and group; None where nothing is."""
+    if not config.gluon or config.alone:
+        return None
+    tiles = min(-(-batch // config.block_b), config.batch_tiles)
+    width = config.num_k * config.block_k
+    if config.scatter:
+        each = width * width  # a part of each reader for each writer, of 16 units both
+    else:
+        each = (counts.gates if backward else 1 + counts.inner) * config.block_b * width
+    return like.new_zeros(tiles * groups * 2 * each)
