@@ -206,6 +206,11 @@ def _positive(scan: Scan) -> None:
     scan.state[2] = scan.state[2].abs() + 1
 
 
+def _infinite(scan: Scan) -> None:
+    """A weight that is infinite: backward, one unit's gradient is, and two steps later the row's."""
+    scan.weight[0, 0, 1, 2] = float("inf")
+
+
 INPUTS: dict[str, Callable[[Scan], None]] = {
     "plain": lambda scan: None,
     "nan": _nan_pattern,
@@ -215,6 +220,7 @@ INPUTS: dict[str, Callable[[Scan], None]] = {
     "empty": _empty,
     "ended": _ended,
     "positive": _positive,
+    "infinite": _infinite,
 }
 
 
@@ -307,8 +313,9 @@ def judge(scan: Scan, case: Case, tensors: dict[str, Tensor]) -> tuple[float, st
         if name not in tensors:
             continue
         ours = tensors[name].double()
-        if t.isnan().any() and torch.equal(ours.isnan(), t.isnan()):
-            ours, b, t = ours.nan_to_num(), b.nan_to_num(), t.nan_to_num()
+        finite = t.isfinite()
+        if not finite.all() and torch.equal(ours.isfinite(), finite):  # the same NaN and infinities
+            ours, b, t = (torch.where(finite, x.double().nan_to_num(), 0.0) for x in (ours, b, t))
         share = relative_error(ours, t) / max(TORCH_ERROR_FACTOR[dtype] * relative_error(b, t), floor)
         worst = max(worst, (share if share == share else float("inf"), name))
     return worst

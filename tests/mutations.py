@@ -90,8 +90,8 @@ EVERYWHERE = (
     "a barrier removed", "an acquire made a plain load", "an acquire made relaxed", "an arrival removed",
     "a release made relaxed", "a release within the program", "a store's mask removed", "stmatrix 16 bytes further",
     "mma with two registers of A swapped", "mma with the registers of B swapped", "a select's sides swapped",
-    "wgmma's wait removed", "a lane's acquire made relaxed", "a lane's arrival removed", "a lane's release made relaxed",
-    "an operand 16 bytes further",
+    "wgmma's wait removed", "a lane's acquire made relaxed", "a lane's arrival removed",
+    "a lane's release made relaxed", "an operand 16 bytes further",
 )  # fmt: skip
 
 
@@ -197,7 +197,8 @@ SOURCE: dict[str, Source] = {
         "                wait(counter_ptr, arrivals + 1, EXCHANGE)", "lstm float16 grid barrier T=3", ("deadlock",),
     ),
     "slots that nobody filled": Source(
-        "launch/buffers.py", '    if config.exchange == "flag":\n        buffer.view', "    if False:\n        buffer.view",
+        "launch/buffers.py",
+        '    if config.exchange == "flag":\n        buffer.view', "    if False:\n        buffer.view",
         "lstm float16 grid flag T=3 order=programs", ("unwritten", "wrong", "race"),
     ),
     "counters that are not zero": Source(
@@ -213,7 +214,8 @@ SOURCE: dict[str, Source] = {
         "x_next = load_packed(x_rows[:, None] + own, H, mask, GATES)", "lstm float16 grid flag T=3", ("fault",),
     ),
     "a step too many for a row": Source(
-        "triton/forward.py", "            active = (t < length)[:, None]", "            active = (t <= length)[:, None]",
+        "triton/forward.py",
+        "            active = (t < length)[:, None]", "            active = (t <= length)[:, None]",
         "gru float32 solo T=4 B=9 lengths", ("wrong",),
     ),
     "idle steps left as they are": Source(
@@ -238,8 +240,8 @@ SOURCE: dict[str, Source] = {
         "lstm float16 gluon-grid barrier T=3 block_h=8", ("race",),
     ),
     "no barrier after a lane's poll": Source(
-        "gluon/wire.py", '        "=r,l,r", [counter_ptr, count], dtype=gl.int32, is_pure=False, pack=1,\n    )  # fmt: skip\n    barrier()\n',
-        '        "=r,l,r", [counter_ptr, count], dtype=gl.int32, is_pure=False, pack=1,\n    )  # fmt: skip\n',
+        "gluon/wire.py",
+        "    )  # fmt: skip\n    barrier()\n", "    )  # fmt: skip\n",
         "lstm float16 gluon-grid barrier T=3 block_h=8 order=warps", ("race", "unwritten", "wrong"),
     ),
     "a row's place on the wire": Source(
@@ -255,7 +257,8 @@ SOURCE: dict[str, Source] = {
         ("wrong", "race"),
     ),
     "a state handed over uncut": Source(
-        "gluon/forward.py", "            state = select(cut[:, None], START(nothing), state, STATES)\n        if not SOLO:",
+        "gluon/forward.py",
+        "            state = select(cut[:, None], START(nothing), state, STATES)\n        if not SOLO:",
         "            pass\n        if not SOLO:", "lstm float16 gluon-grid barrier T=4 block_h=8 resets", ("wrong",),
     ),
     "a gradient handed over from a row's first step": Source(
@@ -263,12 +266,18 @@ SOURCE: dict[str, Source] = {
         "                pass\n", "lstm float16 gluon-grid barrier T=4 D=2 block_h=8 lengths", ("wrong",),
     ),
     "units past H handed over": Source(
-        "gluon/backward.py", "            handed = within(dr[g], mask_h, H, RESTS)\n", "            handed = dr[g] + 1\n",
+        "gluon/backward.py",
+        "            handed = within(dr[g], mask_h, H, RESTS)\n", "            handed = dr[g] + 1\n",
         "slstm bfloat16 gluon-grid barrier T=3 H=36 inputs=positive", ("wrong",),
     ),
-    "parts in another's place": Source(
-        "gluon/backward.py", "wire_out = wire_ptr + me * BLOCK + part", "wire_out = wire_ptr + (me ^ 1) * BLOCK + part",
-        "lstm float16 gluon-grid barrier T=3 H=64 scatter weak", ("wrong", "race", "unwritten"),
+    "another's parts": Source(
+        "gluon/backward.py", "wire_in = wire_ptr + me * (READERS", "wire_in = wire_ptr + (me ^ 1) * (READERS",
+        "lstm float16 gluon-grid barrier T=3 H=64 scatter", ("wrong", "race", "unwritten"),
+    ),
+    "a NaN that is 0 times what is infinite": Source(
+        "gluon/parts.py", "mov.f32 sum, $1; setp.num.f32 good, sum, sum; @good bra SUMMED;",
+        "mov.f32 sum, $1; bra SUMMED; setp.num.f32 good, sum, sum;",
+        "lstm bfloat16 gluon-grid barrier T=2 H=40 inputs=infinite scatter", ("wrong",),
     ),
     "kept weights in another order": Source(
         "gluon/products.py", "reshape([WARPS, 8, 4, UNITS // 8, 2, 2]).permute(0, 4, 2, 5, 3, 1)",

@@ -186,7 +186,8 @@ def gluon_bwd_kernel(
             SLOT: gl.constexpr = READERS * READERS * BLOCK
             wire_ptr += gl.cast(tile * P + p, gl.int64) * (2 * SLOT)
             me = gl.program_id(0)
-            wire_in = wire_ptr + me * (READERS * BLOCK) + part_offsets(WARPS, BLOCK, PART)
+            wire_in = wire_ptr + me * (READERS * BLOCK)
+            thread = part_offsets(WARPS, BLOCK, PART)
             wire_out = wire_ptr + me * BLOCK + part_offsets(WARPS, READERS * BLOCK, PART)
             shared = allocate(GATES, DTYPE, BLOCK_B, BLOCK_H, SHARED)
         else:
@@ -275,7 +276,18 @@ def gluon_bwd_kernel(
         else:
             wait(counter_ptr, arrivals)
             if SCATTER:
-                dh = sum_parts(wire_in + slot, partial, READERS, WARPS, MMA, SUM, OWN)
+                dh = sum_parts(
+                    wire_in + slot,
+                    thread,
+                    in_tile[:, None],
+                    offs_h[None, :] & 15,
+                    partial,
+                    READERS,
+                    WARPS,
+                    MMA,
+                    SUM,
+                    OWN,
+                )
             else:
                 dh = contract_wire(
                     wire_in + slot, partial, held, kept, GATES, 0, OUTER, OUTER, 1, 2, BLOCK_B, BLOCK_H, NUM_K, WARPS,

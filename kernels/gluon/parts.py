@@ -4,6 +4,10 @@ H numbers a row come and go, where gathered dr are GATES * H that come. A part h
 reader, as a warp holds a product: a thread's 8 numbers are one store and one load of 16 bytes, and a reader adds up
 what it loads, a warp every WARPS-th writer's, as it adds up products: in float32, in the same order each time.
 
+Adding up is a matrix unit's work: a load is its left operand as it is, and by a matrix of ones and zeros it is added in
+float32 to what came before, with one instruction where conversions and additions are eight. But 0 times what is not
+finite is NaN, and so would be its row's other 15 units: a sum that is NaN is added up again, number by number.
+
 There are slots for each step's parity. READERS, and writers, are a multiple of WARPS: those past the last are zeros.
 """
 
@@ -99,8 +103,31 @@ def send_parts(
 
 
 @gluon.jit
+def add_again(total, slot_ptr, offsets):
+    """`total`, or where that is NaN the sum of what lies `offsets` bytes, and multiples of a part, behind `slot_ptr`."""
+    CONVERT: gl.constexpr = (
+        "mov.b32 part, {nothing, one};" if slot_ptr.dtype.element_ty == gl.bfloat16 else "cvt.f32.f16 part, one;"
+    )
+    base = slot_ptr.to(gl.int64) + gl.zeros(total.shape, gl.int64, total.type.layout)
+    count = gl.num_programs(0) + gl.zeros(total.shape, gl.int32, total.type.layout)
+    return gl.inline_asm_elementwise(
+        """{ .reg .pred good, more; .reg .b32 left; .reg .b64 at; .reg .b16 one, nothing; .reg .f32 sum, part;
+        mov.f32 sum, $1; setp.num.f32 good, sum, sum; @good bra SUMMED;
+        mov.f32 sum, 0f00000000; mov.b16 nothing, 0; mov.b32 left, $4; cvt.s64.s32 at, $3; add.s64 at, at, $2;
+        ADD: ld.global.cg.b16 one, [at]; """ + CONVERT + """
+        add.f32 sum, sum, part; add.s64 at, at, 512; sub.s32 left, left, 1;
+        setp.ne.s32 more, left, 0; setp.num.and.f32 more, sum, sum, more; @more bra ADD;
+        SUMMED: mov.f32 $0, sum; }""",
+        "=f,f,l,r,r", [total, base, offsets, count], dtype=gl.float32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@gluon.jit
 def sum_parts(
-    ptrs,  # `part_offsets` of the first writers' slots for this program
+    slot_ptr,  # to the parts for this program
+    thread,  # `part_offsets` of the first writers
+    rows,  # of the tile, as its owners hold them: [16, 1]; and units [1, 16]
+    units,
     partial,
     READERS: gl.constexpr,
     WARPS: gl.constexpr,
@@ -109,17 +136,25 @@ def sum_parts(
     OWN: gl.constexpr,
 ):
     """What was sent to this program, `[16, 16]`, as its owners hold it."""
+    right: gl.constexpr = gl.DotOperandLayout(1, MMA, 2)
+    k = gl.arange(0, 16, layout=gl.SliceLayout(0, gl.SliceLayout(2, right)))[None, :, None]
+    n = gl.arange(0, 16, layout=gl.SliceLayout(0, gl.SliceLayout(1, right)))[None, None, :]
+    warp = gl.arange(0, WARPS, layout=gl.SliceLayout(1, gl.SliceLayout(2, right)))[:, None, None]
+    one = (k == n + 0 * warp).to(slot_ptr.dtype.element_ty)
+    ptrs = slot_ptr + thread
     TURNS: gl.constexpr = READERS // WARPS
     WINDOW: gl.constexpr = min(TURNS, 8)  # so many are on their way at a time as there are registers for
     parts = ()
     for j in gl.static_range(WINDOW):
         parts = parts + (gl.load(ptrs + j * (WARPS * BLOCK), cache_modifier=".cg"),)
-    total = parts[0].to(gl.float32)
-    for j in gl.static_range(1, TURNS):
-        if j + WINDOW <= TURNS:
+    total = gl.zeros([WARPS, 16, 16], gl.float32, MMA)
+    for j in gl.static_range(TURNS):
+        if j > 0 and j + WINDOW <= TURNS:
             keep_order()
             parts = parts + (gl.load(ptrs + (j + WINDOW - 1) * (WARPS * BLOCK), cache_modifier=".cg"),)
-        total += parts[j].to(gl.float32)
-    total = total.reshape([WARPS, 8, 4, 2, 2, 2]).permute(0, 4, 1, 3, 2, 5).reshape([WARPS, 16, 16])
-    total = gl.convert_layout(total, MMA, assert_trivial=True)
-    return share(partial, (total,), 1, 16, 16, WARPS, SUM, OWN)
+        left = parts[j].reshape([WARPS, 8, 4, 2, 2, 2]).permute(0, 4, 1, 3, 2, 5).reshape([WARPS, 16, 16])
+        total = mma_v2(gl.convert_layout(left, gl.DotOperandLayout(0, MMA, 2), assert_trivial=True), one, total)
+    (total,) = share(partial, (total,), 1, 16, 16, WARPS, SUM, OWN)
+    lane = (rows & 7) * 4 + (units & 7) // 2
+    number = (units >> 3) * 4 + (rows >> 3) * 2 + (units & 1)
+    return (add_again(total, slot_ptr, (lane * 8 + number) * 2),)

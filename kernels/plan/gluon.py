@@ -15,6 +15,7 @@ _TELL = 60  # barriers of a hand-over; the rest of it is a hop, fence and all, o
 _MATRIX, _LATENCY = 8, 25  # a matrix instruction's turn, and how much longer it takes
 _LOAD, _SUM, _POINTWISE, _AFTER = 310, 40, 40, 60  # what each part takes at the least
 _SOLO_LOAD = 110
+_WORTH = 1.1  # parts are rounded to 16 bits once more than sums of gathered gradients: they have to be worth it
 # Registers of a thread that R may take: with more, and the rest of a step, kernels spill; the fewer, the more chunks
 # there are, each of which has an address in shared memory.
 _HELD, _HELD_OF_MANY, _MANY = 96, 80, 128
@@ -84,12 +85,13 @@ def launch_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float
     hop = device.hop_us * CYCLES_PER_US + _TELL
     chain = contractions * (fetch + _LATENCY + added + hop) + matrix + special + _POINTWISE
     width = config.num_k * config.block_k
-    if config.scatter:  # comes and goes; and a part's number takes three instructions, two barriers more than a sum
-        read = 2 * config.block_b * width * 2
-        chain += 3 * 8 * config.num_k * turns + 2 * _SUM
-    else:
-        read = (shape.left + (0 if shape.backward else shape.inner)) * config.block_b * width * 2
-    through = max(programs * read / device.l2_rate, share * read / device.sm_l2_rate)
+    reads = 2 if config.scatter else shape.left + (0 if shape.backward else shape.inner)  # parts come and go
+    moved = reads * config.block_b * width * 2
+    through = max(programs * moved / device.l2_rate, share * moved / device.sm_l2_rate)
+    if config.scatter:
+        chain += 2 * _MATRIX * config.num_k * turns + 2 * _SUM
+    else:  # what has come is multiplied while the rest comes
+        through -= min(through, matrix / CYCLES_PER_US)
     kept = (config.num_k - held_chunks(shape.gates, config)) * _per_chunk(shape.gates, config) * 128 * config.num_warps
     cost = (chain + (share - 1) * busy) / CYCLES_PER_US + through + share * kept / device.sm_shared_rate
-    return cost * ceil_div(tiles, config.batch_tiles)
+    return cost * (_WORTH if config.scatter else 1) * ceil_div(tiles, config.batch_tiles)

@@ -41,6 +41,8 @@ SLOW = (
     "gru float16 gluon-grid barrier T=3 B=4 H=40 inputs=ended lengths scatter",
     "lstm float16 gluon-grid barrier T=3 B=5 H=40 inputs=nan",
     "lstm float16 gluon-grid barrier T=3 B=5 H=40 inputs=shifted scatter",
+    "lstm bfloat16 gluon-grid barrier T=2 B=5 H=40 inputs=infinite scatter",
+    "gru float16 gluon-grid barrier T=2 B=5 H=40 inputs=infinite scatter",
     "lstm bfloat16 gluon-solo T=3 B=5 H=40 inputs=shifted",
     "lstm bfloat16 gluon-grid barrier T=3 B=5 H=48 heads=2 block_h=8 lengths",
     "lstm float16 gluon-grid barrier T=3 B=17 H=40 cc=80 scatter lengths resets",
