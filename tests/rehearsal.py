@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fastrnn.backends import fused
-from fastrnn.kernels.launch import scan as launcher
+from fastrnn.kernels.launch import kernel as which
 from fastrnn.scan import operators
 
 CUDA, CAPABILITY, SMS, REGISTERS = torch.device("cuda", 0), (9, 0), 132, 65536
@@ -193,8 +193,8 @@ def _play_fastrnn(rehearsal: Rehearsal) -> None:
     """The kernels take meta tensors for ones on the GPU; the operators are compared with what stands for them."""
     import dataclasses
 
-    kernel_of = launcher.kernel_of
-    launcher.kernel_of = lambda config, backward: Kernel(kernel_of(config, backward), rehearsal)
+    kernel_of = which.kernel_of
+    which.kernel_of = lambda config, backward: Kernel(kernel_of(config, backward), rehearsal)
     unmet, limits = fused.unmet_requirement, fused.device_limits
     fused.unmet_requirement = lambda problem: unmet(
         dataclasses.replace(problem, device=CUDA) if problem.device.type == "meta" else problem

@@ -29,8 +29,7 @@ from fastrnn.bench.rows import journal
 from fastrnn.bench.rows.cases import Case
 from fastrnn.bench.rows.errors import BenchError, said
 from fastrnn.bench.showing.table import emit
-from fastrnn.kernels.launch import scan as launcher
-from fastrnn.kernels.launch.kernel import kernel_named
+from fastrnn.kernels.launch import kernel as which
 
 
 @dataclass(frozen=True)
@@ -146,12 +145,12 @@ def _kind(argument: Any, unspecialised: bool) -> str | int:
 def recording() -> Iterator[dict[Launch, None]]:
     """Launch no scan kernel inside; the launches there would have been are the keys, once each. Results are garbage."""
     found: dict[Launch, None] = {}
-    kernel_of = launcher.kernel_of
-    launcher.kernel_of = lambda config, backward: Recorder(kernel_of(config, backward), found)
+    kernel_of = which.kernel_of
+    which.kernel_of = lambda config, backward: Recorder(kernel_of(config, backward), found)
     try:
         yield found
     finally:
-        launcher.kernel_of = kernel_of
+        which.kernel_of = kernel_of
 
 
 def of_cases(cases: Iterable[Case], device: torch.device) -> list[Launch]:
@@ -193,7 +192,7 @@ def _compile(launch: Launch) -> str | None:
         )
     )
     try:
-        kernel = kernel_named(launch.kernel)
+        kernel = which.kernel_named(launch.kernel)
         arguments = [_Pointer(a) if isinstance(a, str) else a for a in launch.arguments]
         kernel.warmup(*arguments, grid=(1, 1, 1), **{name: _decoded(value) for name, value in launch.constants})
     except Exception as error:

@@ -104,7 +104,7 @@ def send_parts(
 
 @gluon.jit
 def add_again(total, slot_ptr, offsets):
-    """`total`, or where that is NaN the sum of what lies `offsets` bytes, and multiples of a part, behind `slot_ptr`."""
+    """`total`, or where that is NaN the sum of what lies `offsets` bytes, and whole parts, behind `slot_ptr`."""
     CONVERT: gl.constexpr = (
         "mov.b32 part, {nothing, one};" if slot_ptr.dtype.element_ty == gl.bfloat16 else "cvt.f32.f16 part, one;"
     )

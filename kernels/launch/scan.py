@@ -14,6 +14,7 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from fastrnn.kernels.counts import Counts
+from fastrnn.kernels.launch import kernel as which
 from fastrnn.kernels.launch.buffers import (
     BackwardBuffers,
     ForwardBuffers,
@@ -25,7 +26,7 @@ from fastrnn.kernels.launch.buffers import (
     parts_buffer,
     wires,
 )
-from fastrnn.kernels.launch.kernel import constants_of, kernel_of
+from fastrnn.kernels.launch.kernel import constants_of
 from fastrnn.kernels.plan.choice import RefusedError, SpillsError, UncompiledError
 from fastrnn.kernels.plan.configs import LaunchConfig
 from fastrnn.kernels.tensors import Gradients, Inputs, Kept, Results, Upstream
@@ -174,7 +175,7 @@ def launch_fwd(
         "STORE_SAVED": saved is not None,
     }
     sizes = (T, B, P, H)
-    _launch(kernel_of(config, False), config, pointers, counter, wire, sizes, False, order, compiled, spill_limit)
+    _launch(which.kernel_of(config, False), config, pointers, counter, wire, sizes, False, order, compiled, spill_limit)
 
 
 def launch_bwd(
@@ -229,7 +230,7 @@ def launch_bwd(
         "STORE_DX": counts.splits_bias,
     }
     order, sizes = phases(counts, config), (T, B, P, H)
-    _launch(kernel_of(config, True), config, pointers, counter, wire, sizes, True, order, compiled, spill_limit)
+    _launch(which.kernel_of(config, True), config, pointers, counter, wire, sizes, True, order, compiled, spill_limit)
 
 
 def scan_fwd(

@@ -253,6 +253,10 @@ LIMITS: tuple[Limit, ...] = (
                                                         width=_over(1024))),
     Limit("vectors, or more states than two, leave room for 16 units", _of(tier=_GLUON, backward=True, extra=_over(0),
                                                                           units=_over(16))),
+    Limit("vectors, or more states than two, leave room for 16 rows", _of(tier=_GLUON, backward=True, extra=_over(0),
+                                                                         rows=_over(16), width=_over(512))),
+    Limit("a number of each row leaves room for 16 rows", _of(tier=_GLUON, backward=True, constants=_over(0),
+                                                             rows=_over(16), width=_over(512))),
     Limit("of 64 units' gradients four warps have room for three gates", _of(tier="gluon solo", backward=True,
                                                                             gates=_over(3), units=_over(32), warps=4)),
     # What is split over the warps, resident or not.

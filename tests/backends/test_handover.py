@@ -303,7 +303,7 @@ def test_both_times_are_printed_whichever_way_it_falls() -> None:
     assert f"from B={first} on" in rest
     assert " runs: cuDNN" in text[3]
     few = explanation(dataclasses.replace(MANY, batch=16)).splitlines()
-    assert " runs: forward: gluon grid tier" in few[1]
+    assert "gluon grid tier, 16 units" in few[1]
     for lines in (text, few):
         assert lines[-1].split()[:2] == ["scans", "estimated"]
         assert "torch's at their best" in lines[-1]

@@ -124,18 +124,18 @@ def test_pointers_keep_what_triton_looks_at() -> None:
 
 
 def test_kernels_are_their_own_again_after_a_recording() -> None:
-    before = ahead.launcher.kernel_of
+    before = ahead.which.kernel_of
     config = launch("solo", 16, "persistent")
 
     def fail() -> None:
         with ahead.recording():
-            assert isinstance(ahead.launcher.kernel_of(config, False), ahead.Recorder)
+            assert isinstance(ahead.which.kernel_of(config, False), ahead.Recorder)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert ahead.launcher.kernel_of is before
-    assert ahead.launcher.kernel_of(config, False) is ahead.kernel_named("scan_fwd_kernel")
+    assert ahead.which.kernel_of is before
+    assert ahead.which.kernel_of(config, False) is ahead.which.kernel_named("scan_fwd_kernel")
 
 
 def test_a_recorded_kernel_is_neither_launched_nor_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,8 @@ from triton.runtime.errors import OutOfResources
 
 import fastrnn
 from fastrnn.backends import fused
+from fastrnn.kernels.launch import kernel as which
 from fastrnn.kernels.launch import scan as launch
-from fastrnn.kernels.launch.kernel import kernel_named
 from fastrnn.kernels.plan import choice
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
 from fastrnn.kernels.plan.devices import DEVICES
@@ -235,7 +235,7 @@ def test_what_went_wrong_otherwise_gives_way_to_nothing() -> None:
 def test_a_layer_runs_where_there_is_no_room_for_its_best_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = _layer()
     expected = layer(x)[0]
-    original, made = kernel_named("scan_fwd_kernel"), []
+    original, made = which.kernel_named("scan_fwd_kernel"), []
 
     class Loaded(Kernel):
         def warmup(self, *args: Any, **options: Any) -> Any:
@@ -245,7 +245,7 @@ def test_a_layer_runs_where_there_is_no_room_for_its_best_launch(monkeypatch: py
             made.append(grid)
             return original[grid]  # type: ignore[no-any-return]  # Triton's
 
-    monkeypatch.setattr(launch, "kernel_of", lambda config, backward: Loaded(0, NO_ROOM))
+    monkeypatch.setattr(which, "kernel_of", lambda config, backward: Loaded(0, NO_ROOM))
     monkeypatch.setattr(fused, "launches", functools.cache(fused.launches.__wrapped__))
     assert relative_error(layer(x)[0], expected) < 1e-5
     assert made, "the next launch was made"
