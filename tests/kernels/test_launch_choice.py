@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -148,6 +149,41 @@ def test_a_refused_launch_gives_way_for_good() -> None:
     assert list(trial.launches.ranked()) == order
     assert [trial.run(), trial.run()] == [order[1]] * 2, "of those that run, the first that spills least"
     assert trial.tried == [*order[: choice.TRIALS], order[1], order[1]]
+
+
+def test_where_gluon_does_not_compile_triton_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one warning a process, and no second try for the same scan."""
+    monkeypatch.setattr(choice, "_warned", [])
+    assert choice.choose(SHAPE, DEVICES["sm_90"], "persistent").gluon  # type: ignore[union-attr]  # there is one
+    tried: list[LaunchConfig] = []
+
+    def call(config: LaunchConfig, spill_limit: int | None) -> LaunchConfig:
+        tried.append(config)
+        if config.gluon:
+            raise choice.UncompiledError("AttributeError: no such name")
+        return config
+
+    launches = choice.Launches(SHAPE, DEVICES["sm_90"], "persistent")
+    with pytest.warns(UserWarning, match="do not compile here, its Triton kernels run instead: AttributeError") as told:
+        found = launches.run(call, ("a variant",))
+    assert len(told) == 1
+    assert (found.tier, [config.gluon for config in tried]) == ("grid", [True, False])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert launches.run(call, ("another",)) == found
+        assert launches.run(call, ("a variant",)) == found
+
+
+def test_only_what_gluon_cannot_compile_gives_way() -> None:
+    """What goes wrong while another kernel is compiled is told as it is."""
+    error = RuntimeError("no such register")
+    kernel = SimpleNamespace(warmup=lambda **given: (_ for _ in ()).throw(error))
+    plain = LaunchConfig("stepwise", "streamed", "none", 16, 16, 128, 1, 1, 4, 4, 1)
+    with pytest.raises(RuntimeError, match="no such register") as caught:
+        launch._compiled(kernel, plain, {})
+    assert caught.value is error
+    with pytest.raises(choice.UncompiledError, match="RuntimeError: no such register"):
+        launch._compiled(kernel, dataclasses.replace(plain, tier="gluon grid"), {})
 
 
 def test_where_all_are_refused_the_last_refusal_is_raised() -> None:
