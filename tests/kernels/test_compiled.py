@@ -123,6 +123,18 @@ def test_many_rows_are_compiled_ahead(arch: str, version: str) -> None:
         assert {row["cell"] for row in wide} == set(COUNTS) - {"rnn_relu", "indrnn"}
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_few_rows_take_few_instructions(version: str) -> None:
+    """An LSTM's time loop, 16 rows in 16 bits, layouts said: instructions a warp and barriers, both passes."""
+    most = {256: (200, 230), 512: (200, 230), 768: (200, 230), 1024: (250, 270)}
+    for hidden, passes in most.items():
+        for backward, instructions in zip((False, True), passes, strict=True):
+            row = _find(_rows(version), "lstm", backward, "bfloat16", hidden, 16)
+            assert row["tier"] == "gluon grid", row
+            assert row["instructions"] <= instructions, row
+            assert row["barriers"] == 3, row
+
+
 def test_the_tables_are_of_the_launches_that_are_chosen() -> None:
     """Of every version's: most are of the same launches."""
     chosen = functools.cache(Job.config)

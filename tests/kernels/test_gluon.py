@@ -1,0 +1,88 @@
+"""Gluon's kernels as far as Python has them: layouts, and what is found of clusters."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from support import compiling_environment, gluon_launch
+
+pytest.importorskip("triton.experimental.gluon.language")
+
+from fastrnn.kernels.gluon.layouts import gluon_constants
+from fastrnn.kernels.plan.configs import ScanShape
+from fastrnn.kernels.plan.gluon import held_chunks, shared_estimate
+
+ROOT = Path(__file__).resolve().parents[2]
+CLUSTERS = """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from fastrnn.kernels.gluon.language import GluonASTSource, gl, gluon
+
+    @gluon.jit
+    def neighbours(out_ptr, LAYOUT: gl.constexpr, SHARED: gl.constexpr):
+        i = gl.arange(0, 128, layout=LAYOUT)
+        mine = gl.allocate_shared_memory(gl.float32, [128], SHARED)
+        mine.store(i.to(gl.float32))
+        theirs = gl.inline_asm_elementwise(
+            "{ .reg .b32 at, there, rank; .reg .f32 found;"
+            "barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;"
+            "mov.u32 at, global_smem; mov.u32 rank, %cluster_ctarank; xor.b32 rank, rank, 1;"
+            "mapa.shared::cluster.u32 there, at, rank; ld.shared::cluster.f32 found, [there]; mov.f32 $0, found; }",
+            "=f,r", [i], dtype=gl.float32, is_pure=False, pack=1,
+        )
+        gl.store(out_ptr + i, theirs + mine.load(LAYOUT))
+
+    for bits in (1, 4):
+        cluster = [[0]] * bits
+        layout = gl.BlockedLayout([1], [32], [4], [0], cga_layout=cluster)
+        shared = gl.SwizzledSharedLayout(1, 1, 1, order=[0], cga_layout=cluster)
+        types = {"out_ptr": "*fp32", "LAYOUT": "constexpr", "SHARED": "constexpr"}
+        source = GluonASTSource(neighbours, types, {(1,): layout, (2,): shared})
+        options = {"num_warps": 4, "num_ctas": 2**bits}
+        ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+        print(2**bits, f".reqnctapercluster {2**bits}" in ptx, "ld.shared::cluster" in ptx)
+"""
+
+
+def _bits(layout: object) -> int:
+    """How many places a thread, lane and warp have between them."""
+    return sum(len(getattr(layout, name)) for name in ("reg_bases", "lane_bases", "warp_bases"))
+
+
+@pytest.mark.parametrize("warps", [4, 8])
+@pytest.mark.parametrize("units", [8, 16, 32])
+@pytest.mark.parametrize("rows", [16, 32])
+def test_a_layout_has_every_number(rows: int, units: int, warps: int) -> None:
+    """Once, or where there are more threads than numbers, as often as that."""
+    found = gluon_constants(4, gluon_launch(96, warps, units, block_b=rows))
+    threads = 32 * warps
+    for name, numbers in (("OWN", rows * units), ("SUM", warps * rows * units)):
+        layout = found[name]
+        reached = {
+            tuple(basis) for bases in (layout.reg_bases, layout.lane_bases, layout.warp_bases) for basis in bases
+        }
+        assert 2 ** len({basis for basis in reached if any(basis)}) == numbers, name
+        assert 2 ** _bits(layout) == max(numbers, threads * (warps if name == "SUM" else 1)), name
+
+
+def test_what_registers_hold_and_shared_memory_keeps() -> None:
+    """All of R is in one or the other, and registers come first."""
+    for hidden, chunks in ((256, 2), (768, 6), (1024, 6), (2048, 5)):
+        config = gluon_launch(hidden, 8, 16)
+        assert held_chunks(4, config) == chunks
+        kept = shared_estimate(ScanShape(4, True, 2, 16, hidden, 1), config) - 4 * 8 * 16 * 16
+        assert kept == (config.num_k - chunks) * 4 * 16 * config.block_k * 2
+
+
+def test_clusters_compile(tmp_path: Path) -> None:
+    """What bench/NOTES.md says of them: programs of several SMs, one of which reads the other's shared memory."""
+    file = tmp_path / "clusters.py"  # where Triton reads what jit functions are
+    file.write_text(textwrap.dedent(CLUSTERS))
+    environment = compiling_environment() | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == ["2", "True", "True", "16", "True", "True"]
