@@ -81,11 +81,19 @@ def execute(
 
 
 def _waited(launch: Launch) -> int:
-    """How often a warp looked for what it waits for, and found it missing: it came to the branch past a `trap`."""
+    """How often a warp looked for what it waits for, and found it missing: it came to the branch past a `trap`. Where
+    one lane polls, the trap has a predicate: its warp comes there once a look, all warps to the branch before."""
     code = launch.ptx.splitlines()
     traps = [number for number, text in enumerate(code, 1) if re.search(r"\btrap;", text)]
     branches = [number for number, text in enumerate(code, 1) if re.match(r"\s*@.*\bbra\b", text)]
-    return sum(launch.report.lines[max(b for b in branches if b < trap)] for trap in traps)
+    (threads,) = re.findall(r"\.(?:reqntid|maxntid) (\d+)", launch.ptx)
+    found = 0
+    for trap in traps:
+        past = launch.report.lines[max(b for b in branches if b < trap)]
+        line = code[trap - 1]
+        looks = launch.report.lines[trap] // line.count(";")  # several instructions stand on the line
+        found += looks - past // (int(threads) // 32) if "@" in line else past
+    return found
 
 
 def _totals(launches: Sequence[Launch]) -> collections.Counter[Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import compiling_environment, launch
+from support import compiling_environment, gluon_launch, launch
 
 from fastrnn.bench import cli
 from fastrnn.bench.gpu import executed, kernels
@@ -55,6 +55,7 @@ def counts() -> dict[str, Any]:
         "flag": ("lstm", False, flag, ""),
         "barrier": ("rnn_tanh", True, barrier, "later"),
         "streamed": ("lstm", False, launch("streamed", H, "persistent", exchange="flag"), "barriers"),
+        "gluon": ("lstm", False, gluon_launch(H, units=UNITS), "later, barriers"),
     }
     given = json.dumps([(cell, backward, vars(config), also) for cell, backward, config, also in cases.values()])
     done = subprocess.run(
@@ -82,7 +83,7 @@ def test_barriers_are_those_of_the_code(counts: dict[str, Any]) -> None:
 
 def test_looks_in_vain_are_told_from_the_step(counts: dict[str, Any]) -> None:
     assert {name: found["step"]["waited"] for name, found in counts.items()} == dict.fromkeys(counts, 0)
-    assert {name for name, found in counts.items() if found["waited"]} == {"flag", "barrier", "streamed"}
+    assert {name for name, found in counts.items() if found["waited"]} == {"flag", "barrier", "streamed", "gluon"}
 
 
 def test_bytes_by_hand(counts: dict[str, Any]) -> None:
@@ -95,6 +96,11 @@ def test_bytes_by_hand(counts: dict[str, Any]) -> None:
     assert step["programs"] == 3
     # All of the gate's gradient, the output's, h, and the counter of 4 bytes, which is added to once.
     assert (step["global_loaded"], step["global_stored"], step["global_atomic"]) == (whole + 2 * tile + 4, tile, 4)
+    step = counts["gluon"]["step"]
+    assert step["programs"] == 3
+    # The wire's 64 numbers a row, 16 of them nobody's; x, and the counter. What is handed over apart from h.
+    given = (B * 64 * 2 + 4 * tile + 4, 7 * tile, 4)
+    assert (step["global_loaded"], step["global_stored"], step["global_atomic"]) == given
     step = counts["solo"]["step"]
     assert step["programs"] == 1
     # The same without exchange.
@@ -105,6 +111,7 @@ def test_only_a_split_contraction_has_conflicts(counts: dict[str, Any]) -> None:
     """Its operands are swizzled across the split, not across their rows (bench/NOTES.md)."""
     assert counts["solo"]["step"]["conflicts"] == 0
     assert counts["flag"]["step"]["conflicts"] > 0
+    assert counts["gluon"]["step"]["conflicts"] * 128 <= counts["gluon"]["step"]["shared_loaded"]  # sums of 16 units
 
 
 def _report(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
