@@ -135,6 +135,24 @@ def test_few_rows_take_few_instructions(version: str) -> None:
             assert row["barriers"] == 3, row
 
 
+def _few_rows(version: str) -> list[dict[str, Any]]:
+    """Of few rows on an A100: the cells of torch.nn, and the textbook's GRU."""
+    table = ROOT / "bench" / "compiled" / f"few-sm_80-triton-{version}.jsonl"
+    return [json.loads(line) for line in table.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_few_rows_on_an_a100(version: str) -> None:
+    rows = _few_rows(version)
+    assert {(row["arch"], row["triton"], row["status"]) for row in rows} == {("sm_80", version, "ok")}
+    assert len(rows) == 40
+    assert {row["tier"] for row in rows if row["H"] == 64} == {"gluon solo"}
+    assert {row["tier"] for row in rows if row["H"] > 64} == {"gluon grid"}
+    for row in rows:
+        assert row["mma"] > 0
+        assert row["barriers"] <= (3 if row["H"] > 64 else 2) * (1 + COUNTS[row["cell"]].inner), row
+
+
 def test_the_tables_are_of_the_launches_that_are_chosen() -> None:
     """Of every version's: most are of the same launches."""
     chosen = functools.cache(Job.config)
@@ -146,7 +164,7 @@ def _are_chosen(version: str, chosen: Callable[[Job], LaunchConfig | None]) -> N
     of_many = [
         row for arch, versions in WIDE_VERSIONS.items() if version in versions for row in _wide_rows(arch, version)
     ]
-    for row in _rows(version) + _catalogue_rows(version) + of_many:
+    for row in _rows(version) + _catalogue_rows(version) + of_many + _few_rows(version):
         job = Job(row["arch"], row["cell"], row["backward"], row["dtype"], row["H"], row["B"], row["directions"])
         config = chosen(job)
         assert {name: row[name] for name in CONFIG} == {name: getattr(config, name) for name in CONFIG}, job
