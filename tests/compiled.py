@@ -227,6 +227,7 @@ INPUTS: dict[str, Callable[[Scan], None]] = {
 @contextlib.contextmanager
 def _poisoned() -> Iterator[dict[int, Any]]:
     """What is allocated in here holds NaN, and counts as written by nobody; yields the record that the machine has."""
+    from fastrnn.kernels.launch import buffers
     from fastrnn.kernels.launch import scan as launch
 
     fresh: dict[int, Any] = {}
@@ -249,14 +250,15 @@ def _poisoned() -> Iterator[dict[int, Any]]:
             fresh.pop(buffer.data_ptr(), None)
         return buffer
 
-    before = torch.Tensor.new_empty, torch.empty_like, launch.exchange_buffer
+    # The launcher's own, and those that its buffers are made with.
+    before = torch.Tensor.new_empty, torch.empty_like, buffers.exchange_buffer
     torch.Tensor.new_empty, torch.empty_like = poison(before[0]), poison(before[1])  # type: ignore[method-assign, assignment]
-    launch.exchange_buffer = exchange_buffer
+    launch.exchange_buffer = buffers.exchange_buffer = exchange_buffer
     try:
         yield fresh
     finally:
         torch.Tensor.new_empty, torch.empty_like = before[:2]  # type: ignore[method-assign]
-        launch.exchange_buffer = before[2]
+        launch.exchange_buffer = buffers.exchange_buffer = before[2]
 
 
 @dataclass

@@ -115,7 +115,7 @@ def test_many_rows_are_compiled_ahead(arch: str, version: str) -> None:
     rows = _wide_rows(arch, version)
     assert {(row["arch"], row["triton"], row["status"]) for row in rows} == {(arch, version, "ok")}
     wide = [row for row in rows if row["tier"].startswith("wide")]
-    assert len(wide) >= (180 if arch == "sm_90" else 8)
+    assert len(wide) >= (170 if arch == "sm_90" else 8)
     for row in wide:
         assert row["resident"] == (row["tier"] == "wide"), row
         assert row["wgmma" if arch == "sm_90" else "mma"] > 0, row

@@ -100,7 +100,7 @@ def test_warmup_runs_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     original = launch._launch
 
     def spy(*args: object) -> None:
-        launched.append(bool(args[5]))
+        launched.append(bool(args[6]))
         original(*args)  # type: ignore[arg-type]  # passed through
 
     monkeypatch.setattr(launch, "_launch", spy)
@@ -121,7 +121,7 @@ def test_warmup_calls_as_the_layer_will_be_called(
     original = launch._launch
 
     def spy(*args: object) -> None:
-        consts = args[7]
+        consts = args[8]
         assert isinstance(consts, dict)
         kernels.append({name: value for name, value in consts.items() if name.isupper()})
         original(*args)  # type: ignore[arg-type]  # passed through
