@@ -77,7 +77,7 @@ SHAPES = ((32, 16, "bfloat16"), (128, 64, "float32"), (768, 256, "float16"), (20
 @pytest.mark.parametrize(
     ("cell", "arch"),
     # Those that need the most room: the others are compiled below, by a slow test.
-    [("lstm", "sm_90"), ("gru", "sm_90"), ("gru_textbook", "sm_80")],
+    [("lstm", "sm_90"), pytest.param("gru", "sm_90", marks=pytest.mark.slow), ("gru_textbook", "sm_80")],
 )  # fmt: skip
 def test_shipped_launches_do_not_spill(cell: str, arch: str) -> None:
     """A sample over tiers, sizes and dtypes; `python -m bench kernels` compiles them all."""
@@ -119,6 +119,7 @@ def _of_heads(arch: str, cells: tuple[str, ...], dtypes: tuple[str, ...]) -> lis
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_heads_do_not_spill() -> None:
     cases = _of_heads("sm_90", ("lstm",), ("bfloat16",))
     check(compile_all(cases), len(cases))
