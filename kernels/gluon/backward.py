@@ -8,14 +8,13 @@ from fastrnn.kernels.gluon.language import barrier, gl, gluon
 from fastrnn.kernels.gluon.parts import load_sent, part_offsets, send_parts, sum_parts
 from fastrnn.kernels.gluon.products import (
     allocate,
-    allocate_sums,
     contract_own,
     contract_wire,
     load_weights,
     load_whole,
     wire_offsets,
 )
-from fastrnn.kernels.gluon.rows import within_units
+from fastrnn.kernels.gluon.rows import tile_of
 from fastrnn.kernels.gluon.wire import BLOCK, arrive, place, wait
 from fastrnn.kernels.triton.rows import (
     active_steps,
@@ -25,7 +24,6 @@ from fastrnn.kernels.triton.rows import (
     state_at,
     state_pointers,
     tile_pointer,
-    unpack_state,
 )
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE
 from fastrnn.kernels.triton.tiles import (
@@ -67,7 +65,8 @@ def _load_before(
         # A row that is not active yet has no slot before t = T - 1; any slot will do for it.
         before = gl.maximum(gl.minimum(t - 1 + 2 * d, T - 1), 0)
         return state_at(
-            h_ptr, cells_ptr, h0_ptr, cells0_ptr, before, step, first == t, row0, offs_b, at, units, None, p, B,
+            h_ptr, cells_ptr, h0_ptr, cells0_ptr, before, step, first == t, row0.to(gl.int64), offs_b.to(gl.int64), at,
+            units, None, p, B,
             H, P, STATES, SCATTERED,
         )  # fmt: skip
     else:
@@ -136,6 +135,7 @@ def gluon_bwd_kernel(
     WIRE: gl.constexpr = None,
     KEPT: gl.constexpr = None,
     SUM: gl.constexpr = None,
+    PARTIAL: gl.constexpr = None,
     SHARED: gl.constexpr = None,
     SEND: gl.constexpr = None,
     PART: gl.constexpr = None,
@@ -147,16 +147,7 @@ def gluon_bwd_kernel(
     d = p // HEADS
     tile = gl.program_id(1)
     first_unit = gl.program_id(0) * BLOCK_H
-    in_tile = gl.arange(0, BLOCK_B, layout=gl.SliceLayout(1, OWN))
-    offs_h = first_unit + gl.arange(0, BLOCK_H, layout=gl.SliceLayout(0, OWN))
-    row0 = batch0 + tile * BLOCK_B
-    mask_h = offs_h < H
-    mask = (row0 + in_tile < B)[:, None] & mask_h[None, :]
-    # Past the last row and unit it is read once more, so that no load needs a mask.
-    at = gl.minimum(in_tile, B - 1 - row0)
-    offs_b = row0 + at
-    at = at[:, None].to(gl.uint32)
-    units = within_units(offs_h, H, BLOCK_H)
+    in_tile, offs_h, mask_h, mask, row0, at, offs_b, units = tile_of(batch0, B, H, BLOCK_B, BLOCK_H, OWN)
     own = units[None, :]
     state_stride = gl.cast(B, gl.int64) * (P * H)
 
@@ -176,7 +167,7 @@ def gluon_bwd_kernel(
     nothing = gl.zeros([BLOCK_B, BLOCK_H], gl.float32, OWN)
 
     if SOLO:
-        shared = allocate(GATES, DTYPE, BLOCK_B, BLOCK_H, SHARED)
+        shared = allocate(GATES, DTYPE, [BLOCK_B, BLOCK_H], SHARED)
         followed = ()
         for _ in gl.static_range(OUTER):
             followed = followed + (nothing.to(DTYPE),)
@@ -189,16 +180,14 @@ def gluon_bwd_kernel(
             wire_in = wire_ptr + me * (READERS * BLOCK)
             thread = part_offsets(WARPS, BLOCK, PART)
             wire_out = wire_ptr + me * BLOCK + part_offsets(WARPS, READERS * BLOCK, PART)
-            shared = allocate(GATES, DTYPE, BLOCK_B, BLOCK_H, SHARED)
+            shared = allocate(GATES, DTYPE, [BLOCK_B, BLOCK_H], SHARED)
         else:
             OPERAND: gl.constexpr = BLOCK_B * 16 * NUM_K * WARPS  # from one gate's to the next's
             SLOT: gl.constexpr = GATES * OPERAND
             wire_ptr += gl.cast(tile * P + p, gl.int64) * (2 * SLOT)
             wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE)
-            wire_out = wire_ptr + (
-                (in_tile >> 4)[:, None] * (16 * 16 * NUM_K * WARPS) + place((in_tile & 15)[:, None], offs_h[None, :])
-            )
-        partial = allocate_sums(1, BLOCK_B, BLOCK_H, WARPS)
+            wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], 16 * NUM_K * WARPS)
+        partial = allocate(1, gl.float32, [WARPS, BLOCK_H // 8, BLOCK_B, 8], PARTIAL)
 
     dstate = load_tiles(
         state_pointers(carry_in_ptr, offs_b, p, B, H)[:, None] + own, state_stride, None, STATES, gl.float32
@@ -218,7 +207,7 @@ def gluon_bwd_kernel(
     dr_at = tile_pointer(dr_ptr, t, row0, p, B, P, GATES * H) + (at * (P * GATES * H) + own)
     dx_at = tile_pointer(dx_ptr, t, row0, p, B, P, GATES * H) + (at * (P * GATES * H) + own)
     state = load_raw(h_at, H, None, 1) + load_raw(cells_at, H, None, STATES - 1)
-    state = unpack_state(state, STATES, gl.float32)
+    state = convert(state, STATES, gl.float32)
     move = gl.where(end - 1 > 0, back, 0)
     h_at += move
     cells_at += move * (STATES - 1)
@@ -235,7 +224,7 @@ def gluon_bwd_kernel(
         t = gl.where(d == 0, step, T - 1 - step)
         dout, dcells, saved = ahead
         saved = convert(saved, SAVED, gl.float32)
-        state_prev = unpack_state(state_ahead, STATES, gl.float32)
+        state_prev = convert(state_ahead, STATES, gl.float32)
         earlier = gl.maximum(step - 1, begin)
         t_next = gl.where(d == 0, earlier, T - 1 - earlier)
         move = gl.where(step > begin, back, 0)

@@ -9,14 +9,13 @@ starts, and h is stored for the caller once the others have been told.
 from fastrnn.kernels.gluon.language import gl, gluon
 from fastrnn.kernels.gluon.products import (
     allocate,
-    allocate_sums,
     contract_own,
     contract_wire,
     load_weights,
     load_whole,
     wire_offsets,
 )
-from fastrnn.kernels.gluon.rows import within_units
+from fastrnn.kernels.gluon.rows import tile_of
 from fastrnn.kernels.gluon.wire import arrive, place, wait
 from fastrnn.kernels.triton.rows import active_steps, fill_idle, first_time, load_cut, state_pointers, tile_pointer
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE
@@ -86,6 +85,7 @@ def gluon_fwd_kernel(
     WIRE: gl.constexpr = None,
     KEPT: gl.constexpr = None,
     SUM: gl.constexpr = None,
+    PARTIAL: gl.constexpr = None,
     SHARED: gl.constexpr = None,
 ):
     OUTER: gl.constexpr = GATES - INNER
@@ -95,16 +95,7 @@ def gluon_fwd_kernel(
     d = p // HEADS
     tile = gl.program_id(1)
     first_unit = gl.program_id(0) * BLOCK_H
-    in_tile = gl.arange(0, BLOCK_B, layout=gl.SliceLayout(1, OWN))
-    offs_h = first_unit + gl.arange(0, BLOCK_H, layout=gl.SliceLayout(0, OWN))
-    row0 = batch0 + tile * BLOCK_B
-    mask_h = offs_h < H
-    mask = (row0 + in_tile < B)[:, None] & mask_h[None, :]
-    # Past the last row and unit it is read once more, so that no load needs a mask.
-    at = gl.minimum(in_tile, B - 1 - row0)
-    offs_b = row0 + at
-    at = at[:, None].to(gl.uint32)
-    units = within_units(offs_h, H, BLOCK_H)
+    in_tile, offs_h, mask_h, mask, row0, at, offs_b, units = tile_of(batch0, B, H, BLOCK_B, BLOCK_H, OWN)
     own = units[None, :]
     state_stride = gl.cast(B, gl.int64) * (P * H)
 
@@ -122,17 +113,15 @@ def gluon_fwd_kernel(
     begin, end = active_steps(length, d, T, step0, step1, HAS_LENGTHS)
 
     if SOLO:
-        shared = allocate(1 + INNER, DTYPE, BLOCK_B, BLOCK_H, SHARED)
+        shared = allocate(1 + INNER, DTYPE, [BLOCK_B, BLOCK_H], SHARED)
     else:
         counter_ptr += (tile * P + p) * COUNTER_STRIDE
         SLOT: gl.constexpr = (1 + INNER) * BLOCK_B * 16 * NUM_K * WARPS
         INNER_AT: gl.constexpr = BLOCK_B * 16 * NUM_K * WARPS
         wire_ptr += gl.cast(tile * P + p, gl.int64) * (2 * SLOT)
         wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE)
-        wire_out = wire_ptr + (
-            (in_tile >> 4)[:, None] * (16 * 16 * NUM_K * WARPS) + place((in_tile & 15)[:, None], offs_h[None, :])
-        )
-        partial = allocate_sums(OUTER, BLOCK_B, BLOCK_H, WARPS)
+        wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], 16 * NUM_K * WARPS)
+        partial = allocate(OUTER, gl.float32, [WARPS, BLOCK_H // 8, BLOCK_B, 8], PARTIAL)
 
     state = load_tiles(
         state_pointers(carry_in_ptr, offs_b, p, B, H)[:, None] + own, state_stride, None, STATES, gl.float32

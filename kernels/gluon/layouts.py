@@ -7,7 +7,6 @@ a register, lane or warp means.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +17,8 @@ from fastrnn.kernels.plan.gluon import held_chunks
 _Bit = tuple[int, int]  # dimension, step
 
 
-def _bits(dimension: int, size: int, first: int = 1) -> list[_Bit]:
-    return [(dimension, 1 << bit) for bit in range(first.bit_length() - 1, size.bit_length() - 1)]
+def _bits(dimension: int, size: int) -> list[_Bit]:
+    return [(dimension, 1 << bit) for bit in range(size.bit_length() - 1)]
 
 
 def _linear(shape: list[int], registers: Sequence[_Bit], rest: Sequence[_Bit], warps: int) -> Any:
@@ -28,7 +27,7 @@ def _linear(shape: list[int], registers: Sequence[_Bit], rest: Sequence[_Bit], w
     def basis(bit: _Bit | None) -> list[int]:
         return [bit[1] if bit is not None and dimension == bit[0] else 0 for dimension in range(len(shape))]
 
-    threads = 5 + int(math.log2(warps))
+    threads = 5 + warps.bit_length() - 1
     spread = [*rest[:threads], *[None] * max(0, threads - len(rest))]
     held = [*registers, *rest[threads:]]
     lanes, over = spread[:5], spread[5:]
@@ -42,7 +41,8 @@ def grid_layouts(config: LaunchConfig) -> dict[str, Any]:
     * MMA: of the product of each warp, `[WARPS, rows, units]`.
     * WIRE: of what is read from the wire, `[WARPS, row blocks, lane, number]`.
     * KEPT: of a right operand on its way to shared memory, a thread's numbers side by side.
-    * SUM: of the partial sums, `[WARPS, units / 8, rows, 8]`, all that a thread owns in that thread.
+    * SUM: of the partial sums, `[WARPS, units / 8, rows, 8]`, all that a thread owns in that thread; PARTIAL: of them
+      in shared memory. In rows of more than 8 they would meet in the banks.
     * OWN: of the tiles of the pointwise part, `[rows, units]`.
     * SEND, PART, SHARED: where parts are sent (`parts.py`), of a product of all gates, of what is sent, of dr.
     """
@@ -54,6 +54,7 @@ def grid_layouts(config: LaunchConfig) -> dict[str, Any]:
             [warps, rows // 16, 32, 8], [*_bits(3, 8), *_bits(1, rows // 16)], [*_bits(2, 32), *_bits(0, warps)], warps
         ),
         "SUM": _linear([warps, units // 8, rows, 8], _bits(0, warps), owned, warps),
+        "PARTIAL": gl.SwizzledSharedLayout(1, 1, 1, order=[3, 2, 1, 0]),
         "KEPT": _linear([warps, 32, units // 2], _bits(2, units // 2), [*_bits(1, 32), *_bits(0, warps)], warps),
         "OWN": _linear([rows, units], [], [*_bits(1, units), *_bits(0, rows)], warps),
     }

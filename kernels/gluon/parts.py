@@ -11,8 +11,8 @@ finite is NaN, and so would be its row's other 15 units: a sum that is NaN is ad
 There are slots for each step's parity. READERS, and writers, are a multiple of WARPS: those past the last are zeros.
 """
 
-from fastrnn.kernels.gluon.language import barrier, gl, gluon, mma_v2
-from fastrnn.kernels.gluon.products import keep_order, put, share
+from fastrnn.kernels.gluon.language import gl, gluon, mma_v2
+from fastrnn.kernels.gluon.products import hand_round, keep_order, put, share
 from fastrnn.kernels.gluon.wire import BLOCK
 
 
@@ -86,12 +86,7 @@ def send_parts(
     SEND: gl.constexpr,
     PART: gl.constexpr,
 ):
-    for g in gl.static_range(GATES):
-        shared[g].store(dr[g])
-    barrier()
-    left = ()
-    for g in gl.static_range(GATES):
-        left = left + (shared[g].load(gl.DotOperandLayout(0, SEND, 2)),)
+    left = hand_round(shared, dr, GATES, SEND)
     for j in gl.static_range(READERS // WARPS):
         total = gl.zeros([16, 16 * WARPS], gl.float32, SEND)
         for g in gl.static_range(GATES):

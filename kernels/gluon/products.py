@@ -13,8 +13,17 @@ from fastrnn.kernels.gluon.wire import BLOCK, wired
 
 
 @gluon.jit
+def allocate(COUNT: gl.constexpr, DTYPE: gl.constexpr, SHAPE: gl.constexpr, LAYOUT: gl.constexpr):
+    """Shared memory for COUNT tiles: each its own, or the compiler would have barriers between them."""
+    tiles = ()
+    for _ in gl.static_range(COUNT):
+        tiles = tiles + (gl.allocate_shared_memory(DTYPE, SHAPE, LAYOUT),)
+    return tiles
+
+
+@gluon.jit
 def put(tile, KEPT: gl.constexpr):
-    """A right operand, as `thread_order` has it, in shared memory."""
+    """A right operand in shared memory, the numbers of a thread side by side: `[WARPS, 32, numbers]`."""
     SHAPE: gl.constexpr = tile.shape
     memory = gl.allocate_shared_memory(tile.dtype, SHAPE, gl.SwizzledSharedLayout(1, 1, 1, order=[2, 1, 0]))
     memory.store(gl.convert_layout(tile, KEPT, assert_trivial=True))
@@ -138,20 +147,8 @@ def keep_order():
 
 
 @gluon.jit
-def allocate_sums(COUNT: gl.constexpr, ROWS: gl.constexpr, UNITS: gl.constexpr, WARPS: gl.constexpr):
-    """Shared memory for COUNT sums of each warp: each its own, or the compiler would have barriers between them."""
-    sums = ()
-    for _ in gl.static_range(COUNT):
-        memory = gl.allocate_shared_memory(
-            gl.float32, [WARPS, UNITS // 8, ROWS, 8], gl.SwizzledSharedLayout(1, 1, 1, order=[3, 2, 1, 0])
-        )
-        sums = sums + (memory,)
-    return sums
-
-
-@gluon.jit
 def share(
-    partial,  # `allocate_sums`, OUT at the least
+    partial,  # shared memory for OUT sums at the least, [WARPS, UNITS / 8, ROWS, 8] float32
     sums,
     OUT: gl.constexpr,
     ROWS: gl.constexpr,
@@ -175,7 +172,7 @@ def share(
 @gluon.jit
 def contract_wire(
     ptrs,  # `wire_offsets` of the first operand
-    partial,  # `allocate_sums`
+    partial,  # as `share` takes it
     held,  # `load_weights`, of GATES gates
     kept,
     GATES: gl.constexpr,
@@ -219,12 +216,15 @@ def contract_wire(
 
 
 @gluon.jit
-def allocate(COUNT: gl.constexpr, DTYPE: gl.constexpr, ROWS: gl.constexpr, UNITS: gl.constexpr, SHARED: gl.constexpr):
-    """Shared memory for COUNT tiles, each its own."""
-    tiles = ()
-    for _ in gl.static_range(COUNT):
-        tiles = tiles + (gl.allocate_shared_memory(DTYPE, [ROWS, UNITS], SHARED),)
-    return tiles
+def hand_round(shared, tiles, COUNT: gl.constexpr, MMA: gl.constexpr):
+    """COUNT tiles as left operands of all warps, by the shared memory of each."""
+    for i in gl.static_range(COUNT):
+        shared[i].store(tiles[i])
+    barrier()
+    left = ()
+    for i in gl.static_range(COUNT):
+        left = left + (shared[i].load(gl.DotOperandLayout(0, MMA, 2)),)
+    return left
 
 
 @gluon.jit
@@ -240,12 +240,7 @@ def contract_own(
     MMA: gl.constexpr,
 ):
     """The same of a program's own tiles and `weights`, which are those of COUNT gates."""
-    for i in gl.static_range(LEFT):
-        shared[i].store(left[i])
-    barrier()
-    parts = ()
-    for i in gl.static_range(LEFT):
-        parts = parts + (shared[i].load(gl.DotOperandLayout(0, MMA, 2)),)
+    parts = hand_round(shared, left, LEFT, MMA)
     # Each gate has a sum of its own: a product that waits for another's takes four times as long.
     sums = ()
     for _ in gl.static_range(COUNT):

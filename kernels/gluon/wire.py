@@ -49,9 +49,11 @@ def wait(counter_ptr, count):
 
 
 @gluon.jit
-def place(row, k):
-    """Where the wire has a row's number k."""
-    return (k >> 4) * BLOCK + (((row & 7) << 5) | ((k & 14) << 1) | (row >> 3 << 1) | (k & 1))
+def place(row, k, WIDTH: gl.constexpr):
+    """Where the wire has a row's number k, of WIDTH; 16 rows are one after the other."""
+    in_block = row & 15
+    among_16 = ((in_block & 7) << 5) | ((k & 14) << 1) | (in_block >> 3 << 1) | (k & 1)
+    return (row >> 4) * (16 * WIDTH) + ((k >> 4) * BLOCK + among_16)
 
 
 @gluon.jit

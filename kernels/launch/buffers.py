@@ -62,7 +62,8 @@ def exchange_buffer(config: LaunchConfig, *shape: int, like: Tensor) -> Tensor:
 def inner_operand(counts: Counts, config: LaunchConfig, like: Tensor) -> Tensor | None:
     """What the inner gate multiplies, `(T, B, P, H)`, for input parts like `like`; None where nobody else reads it."""
     T, B, P, _, H = like.shape
-    return exchange_buffer(config, T, B, P, H, like=like) if counts.inner and not config.alone else None
+    exchanged = counts.inner and not config.alone and not config.gluon  # Gluon's is on the wire
+    return exchange_buffer(config, T, B, P, H, like=like) if exchanged else None
 
 
 def by_row(states: Tensor, dtype: torch.dtype) -> Tensor:
@@ -72,7 +73,7 @@ def by_row(states: Tensor, dtype: torch.dtype) -> Tensor:
 
 def parts_buffer(config: LaunchConfig, like: Tensor) -> Tensor | None:
     """What the programs of a wide backward send each other, for an output like `like`; None where they gather."""
-    if not config.scatter:
+    if not (config.wide and config.scatter):
         return None
     _, B, P, H = like.shape
     tiles = min(-(-B // config.block_b), config.batch_tiles)

@@ -141,7 +141,6 @@ def launch_fwd(
     if len(order) > 1:
         outer = x.new_empty((counts.gates - counts.inner, P, B, H), dtype=accumulator(x.dtype))
     carry_in, carry_out, output, inner, cells, saved, counter, wire = buffers
-    start = x.new_full((H,), counts.initial[0]) if resets is not None and starts_elsewhere(counts) else None
     # A pointer that the kernel's flags leave unused still has to be one: x stands in.
     pointers = {
         "x_ptr": x,
@@ -160,6 +159,7 @@ def launch_fwd(
     if config.gluon:
         pointers["wire_ptr"] = x if wire is None else wire
     else:
+        start = x.new_full((H,), counts.initial[0]) if resets is not None and starts_elsewhere(counts) else None
         pointers |= {
             "h0_ptr": _aligned(by_row(state[:1], x.dtype) if config.wide else state[0].to(x.dtype)),
             "start_ptr": x if start is None else start,

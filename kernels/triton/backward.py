@@ -21,12 +21,13 @@ from fastrnn.kernels.triton.rows import (
     load_step,
     row_pointers,
     state_pointers,
-    unpack_state,
     unpack_step,
 )
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE, arrive, wait
 from fastrnn.kernels.triton.tiles import (
     add_tiles,
+    convert,
+    keep,
     load_tiles,
     only_if,
     select,
@@ -130,7 +131,7 @@ def scan_bwd_kernel(
     state = load_state(
         h_ptr, cells_ptr, h0_ptr, state_ptr, t, offs_b < 0, offs_b, own, ahead_mask, p, B, state_stride, H, P, STATES,
     )  # fmt: skip
-    state = unpack_state(state, STATES, ACC)
+    state = convert(state, STATES, ACC)
     ahead = load_step(
         dout_ptr, dcells_ptr, h_ptr, cells_ptr, saved_ptr, h0_ptr, state_ptr, resets_ptr, t, first, length, offs_b, own,
         ahead_b, ahead_mask, d, p, T, B, state_stride,
@@ -185,11 +186,11 @@ def scan_bwd_kernel(
                     PRECISION, OPERAND, ACC,
                 )  # fmt: skip
             if HAS_LENGTHS:
-                dout = select(active, dout, zeros([BLOCK_B, BLOCK_H], 1, ACC), 1)
+                dout = keep(active, dout, 1)
             dstate = (dstate[0] + dh[0] + dout[0],) + dstate[1:]
             if HAS_DCELLS:
                 if HAS_LENGTHS:
-                    dcells = select(active, dcells, zeros([BLOCK_B, BLOCK_H], STATES - 1, ACC), STATES - 1)
+                    dcells = keep(active, dcells, STATES - 1)
                 for s in tl.static_range(1, STATES):
                     dstate = dstate[:s] + (dstate[s] + dcells[s - 1],) + dstate[s + 1 :]
 
@@ -222,13 +223,12 @@ def scan_bwd_kernel(
             else:
                 dx, dr, dprev, dgiven = BWD(dstate, saved, before, state, given, FAST)
             if HAS_RESETS:
-                dprev = select(cut[0][:, None], zeros([BLOCK_B, BLOCK_H], STATES, ACC), dprev, STATES)
+                dprev = keep(~cut[0][:, None], dprev, STATES)
             if HAS_LENGTHS:
-                nothing = zeros([BLOCK_B, BLOCK_H], GATES, ACC)
-                dx = select(active, dx, nothing, GATES)
-                dr = select(active, dr, nothing, GATES)
+                dx = keep(active, dx, GATES)
+                dr = keep(active, dr, GATES)
                 dprev = select(active, dprev, dstate, STATES)
-                dgiven = select(active, dgiven, zeros([BLOCK_B, BLOCK_H], VECTORS, ACC), VECTORS)
+                dgiven = keep(active, dgiven, VECTORS)
             dstate = dprev
             dvectors = add_tiles(dvectors, dgiven, VECTORS)
             dr_rows = row_pointers(dr_ptr, t, offs_b, p, B, P, GATES * H)

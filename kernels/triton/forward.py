@@ -29,6 +29,7 @@ from fastrnn.kernels.triton.rows import (
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE, arrive, wait
 from fastrnn.kernels.triton.tiles import (
     add_bias,
+    keep,
     load_packed,
     load_tiles,
     only_if,
@@ -210,8 +211,8 @@ def scan_fwd_kernel(
             new, saved = FWD(x, r, state, given, FAST)
             if HAS_LENGTHS:
                 active = (t < length)[:, None]
-                shown = select(active, new, zeros([BLOCK_B, BLOCK_H], STATES, ACC), STATES)
-                saved = select(active, saved, zeros([BLOCK_B, BLOCK_H], SAVED, ACC), SAVED)
+                shown = keep(active, new, STATES)
+                saved = keep(active, saved, SAVED)
                 state = select(active, new, state, STATES)
             else:
                 shown = new

@@ -6,7 +6,7 @@
 import triton
 import triton.language as tl
 
-from fastrnn.kernels.triton.tiles import load, load_packed, unpack, zeros
+from fastrnn.kernels.triton.tiles import convert, load, load_packed, unpack, zeros
 
 
 @triton.jit
@@ -100,7 +100,7 @@ def load_state(
     H: tl.constexpr, P: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
     """This program's units of the state after time step t, or of the initial state in rows where `starts`; in their
-    dtypes, for `unpack_state`."""
+    dtypes, for `convert`."""
     initial = state_pointers(state_ptr, offs_b, p, B, H)
     h_initial = initial
     if h_ptr.dtype.element_ty.primitive_bitwidth < state_ptr.dtype.element_ty.primitive_bitwidth:
@@ -115,42 +115,36 @@ def load_state(
 
 
 @triton.jit
+def _rows_at(
+    ptr, initial_ptr, t, step, starts, row0, offs_b, at, p, B,
+    H: tl.constexpr, P: tl.constexpr, WIDTH: tl.constexpr, SCATTERED: tl.constexpr,
+):  # fmt: skip
+    """[BLOCK_B, 1] pointers for `state_at`, to rows of WIDTH numbers."""
+    if SCATTERED:
+        initial = initial_ptr + (offs_b * P + p) * WIDTH
+        return either_row(starts, initial, row_pointers(ptr, t, offs_b, p, B, P, WIDTH), H)[:, None]
+    else:
+        tile = tile_pointer(ptr, t, row0, p, B, P, WIDTH)
+        if step == 0:
+            tile = initial_ptr + (row0 * P + p) * WIDTH
+        return tile + at * (P * WIDTH)
+
+
+@triton.jit
 def state_at(
     h_ptr, cells_ptr, h0_ptr, cells0_ptr, t, step, starts, row0, offs_b, at, units, mask, p, B,
     H: tl.constexpr, P: tl.constexpr, STATES: tl.constexpr, SCATTERED: tl.constexpr,
 ):  # fmt: skip
     """This program's units of the state after time step t, the one before `step`; or of the initial state at the first,
-    or, of SCATTERED rows, where `starts`. In their dtypes, for `unpack_state`."""
-    if SCATTERED:
-        initial = h0_ptr + (offs_b * P + p) * H
-        rows = either_row(starts, initial, row_pointers(h_ptr, t, offs_b, p, B, P, H), H)[:, None]
-    else:
-        tile = tile_pointer(h_ptr, t, row0, p, B, P, H)
-        if step == 0:
-            tile = h0_ptr + (row0 * P + p) * H
-        rows = tile + at * (P * H)
+    or, of SCATTERED rows, where `starts`. In their dtypes, for `convert`. `row0` and `offs_b` have 64 bits."""
+    rows = _rows_at(h_ptr, h0_ptr, t, step, starts, row0, offs_b, at, p, B, H, P, H, SCATTERED)
     state = (load(rows + units[None, :], mask),)
     if STATES > 1:
-        WIDTH: tl.constexpr = (STATES - 1) * H
-        if SCATTERED:
-            initial = cells0_ptr + (offs_b * P + p) * WIDTH
-            rows = either_row(starts, initial, row_pointers(cells_ptr, t, offs_b, p, B, P, WIDTH), H)[:, None]
-        else:
-            tile = tile_pointer(cells_ptr, t, row0, p, B, P, WIDTH)
-            if step == 0:
-                tile = cells0_ptr + (row0 * P + p) * WIDTH
-            rows = tile + at * (P * WIDTH)
+        width: tl.constexpr = (STATES - 1) * H
+        rows = _rows_at(cells_ptr, cells0_ptr, t, step, starts, row0, offs_b, at, p, B, H, P, width, SCATTERED)
         for s in tl.static_range(1, STATES):
             state = state + (load(rows + ((s - 1) * H + units[None, :]), mask),)
     return state
-
-
-@triton.jit
-def unpack_state(state, STATES: tl.constexpr, ACC: tl.constexpr):
-    out = ()
-    for s in tl.static_range(STATES):
-        out = out + (state[s].to(ACC),)
-    return out
 
 
 @triton.jit
@@ -197,4 +191,4 @@ def unpack_step(
         dout = zeros(mask.shape, 1, ACC)
     if HAS_DCELLS:
         dcells = unpack(dcells, STATES - 1, ACC)
-    return dout, dcells, unpack(saved, SAVED, ACC), unpack_state(state_prev, STATES, ACC), cut
+    return dout, dcells, unpack(saved, SAVED, ACC), convert(state_prev, STATES, ACC), cut

@@ -23,10 +23,19 @@ from fastrnn.kernels.triton.rows import (
     state_at,
     state_pointers,
     tile_pointer,
-    unpack_state,
 )
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE, arrive, wait
-from fastrnn.kernels.triton.tiles import add_tiles, load_tiles, only_if, select, step_given, store_tiles, within, zeros
+from fastrnn.kernels.triton.tiles import (
+    add_tiles,
+    convert,
+    keep,
+    load_tiles,
+    only_if,
+    select,
+    step_given,
+    store_tiles,
+    within,
+)
 from fastrnn.kernels.triton.wide import (
     contract_wide,
     fetch_ahead,
@@ -172,7 +181,7 @@ def wide_bwd_kernel(
         arrivals = i * (1 + INNER) * tl.num_programs(0)
         # Nothing follows the last step: its mask is empty.
         followed = only_if(step + 1 < T, mask_b)
-        before = unpack_state(state_prev, STATES, ACC)
+        before = convert(state_prev, STATES, ACC)
         if HAS_LENGTHS:
             active = (t < length)[:, None]
             followed = followed & (t + 1 - d < length)
@@ -182,7 +191,7 @@ def wide_bwd_kernel(
             cut_next = cut
             before = select(cut[:, None], START(tl.zeros([BLOCK_B, BLOCK_H], dtype=ACC)), before, STATES)
         given = step_given(vectors, constants_ptr, t, offs_b, mask_b & (t < length), B, VECTORS, CONSTANTS, ACC)
-        now = unpack_state(state, STATES, ACC)
+        now = convert(state, STATES, ACC)
         dr_tile = tile_pointer(dr_ptr, t, row0, p, B, P, GATES * H)
 
         if PHASE != "inner":
@@ -237,13 +246,12 @@ def wide_bwd_kernel(
             else:
                 dx, dr, dprev, dgiven = BWD(dstate, saved, before, now, given, FAST)
             if HAS_RESETS:
-                dprev = select(cut[:, None], zeros([BLOCK_B, BLOCK_H], STATES, ACC), dprev, STATES)
+                dprev = keep(~cut[:, None], dprev, STATES)
             if HAS_LENGTHS:
-                nothing = zeros([BLOCK_B, BLOCK_H], GATES, ACC)
-                dx = select(active, dx, nothing, GATES)
-                dr = select(active, dr, nothing, GATES)
+                dx = keep(active, dx, GATES)
+                dr = keep(active, dr, GATES)
                 dprev = select(active, dprev, dstate, STATES)
-                dgiven = select(active, dgiven, zeros([BLOCK_B, BLOCK_H], VECTORS, ACC), VECTORS)
+                dgiven = keep(active, dgiven, VECTORS)
             dstate = dprev
             dvectors = add_tiles(dvectors, dgiven, VECTORS)
             # SCATTER: before what others wait for, since its registers are then free for the products.

@@ -20,7 +20,7 @@ from fastrnn.kernels.triton.rows import (
     tile_pointer,
 )
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE, arrive, wait
-from fastrnn.kernels.triton.tiles import load_tiles, select, step_given, store_tiles, zeros
+from fastrnn.kernels.triton.tiles import keep, load_tiles, select, step_given, store_tiles
 from fastrnn.kernels.triton.wide import columns, contract_wide, fetch_ahead, load_wide, split_slots
 
 
@@ -205,8 +205,8 @@ def wide_fwd_kernel(
             new, saved = FWD(x, r, state, given, FAST)
             if HAS_LENGTHS:
                 active = (t < length)[:, None]
-                shown = select(active, new, zeros([BLOCK_B, BLOCK_H], STATES, ACC), STATES)
-                saved = select(active, saved, zeros([BLOCK_B, BLOCK_H], SAVED, ACC), SAVED)
+                shown = keep(active, new, STATES)
+                saved = keep(active, saved, SAVED)
                 state = select(active, new, state, STATES)
             else:
                 shown = new
