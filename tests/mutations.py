@@ -245,7 +245,10 @@ SOURCE: dict[str, Source] = {
         "lstm float16 gluon-grid barrier T=3 block_h=8 order=warps", ("race", "unwritten", "wrong"),
     ),
     "a row's place on the wire": Source(
-        "gluon/wire.py", "((in_block & 7) << 5)", "((in_block & 7) << 4)", "lstm float16 gluon-grid barrier T=3 block_h=8",
+        "gluon/wire.py",
+        "((in_block & 7) << 5)",
+        "((in_block & 7) << 4)",
+        "lstm float16 gluon-grid barrier T=3 block_h=8",
         ("wrong", "race"),
     ),
     "weights in their own order": Source(
