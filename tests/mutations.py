@@ -246,13 +246,13 @@ SOURCE: dict[str, Source] = {
     ),
     "a row's place on the wire": Source(
         "gluon/wire.py",
-        "((in_block & 7) << 5)",
-        "((in_block & 7) << 4)",
+        "(in_block & 7) * (2 * LOAD)",
+        "(in_block & 7) * LOAD",
         "lstm float16 gluon-grid barrier T=3 block_h=8",
         ("wrong", "race"),
     ),
     "weights in their own order": Source(
-        "gluon/wire.py", "return (k & -16) | ((k & 6) << 1) | ((k & 8) >> 2) | (k & 1)", "return k",
+        "gluon/wire.py", "    return k // (8 * PACKED)", "    return k\n    return k // (8 * PACKED)",
         "gru bfloat16 gluon-grid barrier T=3 block_h=8", ("wrong",),
     ),
     "one slot for all steps": Source(
@@ -270,7 +270,7 @@ SOURCE: dict[str, Source] = {
     ),
     "units past H handed over": Source(
         "gluon/backward.py",
-        "            handed = within(dr[g], mask_h, H, RESTS)\n", "            handed = dr[g] + 1\n",
+        "            handed = operand(within(dr[g], mask_h, H, RESTS), DTYPE)\n", "            handed = dr[g] + 1\n",
         "slstm bfloat16 gluon-grid barrier T=3 H=36 inputs=positive", ("wrong",),
     ),
     "another's parts": Source(
@@ -283,9 +283,21 @@ SOURCE: dict[str, Source] = {
         "lstm bfloat16 gluon-grid barrier T=2 H=40 inputs=infinite scatter", ("wrong",),
     ),
     "kept weights in another order": Source(
-        "gluon/products.py", "reshape([WARPS, 8, 4, UNITS // 8, 2, 2]).permute(0, 4, 2, 5, 3, 1)",
-        "reshape([WARPS, 8, 4, UNITS // 8, 2, 2]).permute(0, 5, 2, 4, 3, 1)",
+        "gluon/products.py", "UNITS // 8, 2, PACKED]).permute(0, 1, 5, 3, 6, 4, 2)",
+        "UNITS // 8, 2, PACKED]).permute(0, 1, 6, 3, 5, 4, 2)",
         "lstm float16 gluon-grid barrier T=2 B=3 H=1100 warps=8", ("wrong",),
+    ),
+    "a factor cut off, not rounded": Source(
+        "gluon/products.py", "cvt.rna.tf32.f32 rounded, $1;", "mov.b32 rounded, $1;",
+        "lstm float32 gluon-grid barrier T=1 block_h=8 inputs=near", ("wrong",),
+    ),
+    "both loads of a part from one place": Source(
+        "gluon/parts.py", "along(1, 2 // packed(DTYPE), 4, PART) * 32", "along(1, 2 // packed(DTYPE), 4, PART) * 0",
+        "gru float32 gluon-grid barrier T=3 scatter", ("wrong", "race"),
+    ),
+    "both loads of an operand from one place": Source(
+        "gluon/products.py", "along(2, LOADS, 5, WIRE) * 32", "along(2, LOADS, 5, WIRE) * 0",
+        "gru float32 gluon-grid barrier T=3", ("wrong", "race"),
     ),
     "a reset that lets the gradient through": Source(
         "triton/backward.py", "            followed = followed & ~cut_next\n", "", "lstm float32 grid flag T=4 resets",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import importlib.util
 import itertools
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 import fastrnn
 from fastrnn.backends import fused
+from fastrnn.kernels.plan import gluon
 from fastrnn.kernels.plan.choice import Launches
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
 from fastrnn.kernels.plan.devices import Device
@@ -155,14 +155,9 @@ def launch(
     return LaunchConfig(schedule, tier, exchange, block_b, block_h, block_k, num_k, group, split, 4, batch_tiles)
 
 
-def gluon_launch(hidden: int, warps: int = 4, units: int = 0, **more: Any) -> LaunchConfig:
+def gluon_launch(hidden: int, warps: int = 4, units: int = 0, rows: int = 16, scatter: bool = False) -> LaunchConfig:
     """A launch of Gluon's kernels for `hidden` units, `units` of them a program; of all of them without `units`."""
-    if not units:
-        size = max(16, 1 << (hidden - 1).bit_length())
-        return LaunchConfig("persistent", "gluon solo", "none", 16, size, size, 1, 1, 1, warps, 65535)
-    num_k = -(-hidden // (16 * warps))
-    tile = (16, units, 16 * warps, num_k, num_k, warps, warps, 65535)
-    return dataclasses.replace(LaunchConfig("persistent", "gluon grid", "barrier", *tile), **more)
+    return gluon.grid(hidden, rows, units, warps, scatter) if units else gluon.solo(hidden, warps)
 
 
 def combinations(*axes: Iterable[Any], fast: Callable[..., bool]) -> list[Any]:

@@ -1,21 +1,22 @@
-"""The backward scan of `fastrnn.kernels.triton.backward`, for few rows in 16 bits, layouts said; see `forward.py`.
+"""The backward scan of `fastrnn.kernels.triton.backward`, for few rows, layouts said; see `forward.py`.
 
 Programs gather: what is handed over is dr, of all gates, of which R^T makes each program's dh. Or they SCATTER
 (`parts.py`): each sends the others what its own dr adds to theirs.
 """
 
 from fastrnn.kernels.gluon.language import barrier, gl, gluon
-from fastrnn.kernels.gluon.parts import load_sent, part_offsets, send_parts, sum_parts
+from fastrnn.kernels.gluon.parts import SIZE, load_sent, part_offsets, send_parts, sum_parts
 from fastrnn.kernels.gluon.products import (
     allocate,
     contract_own,
     contract_wire,
     load_weights,
     load_whole,
+    operand,
     wire_offsets,
 )
 from fastrnn.kernels.gluon.rows import tile_of
-from fastrnn.kernels.gluon.wire import BLOCK, arrive, place, wait
+from fastrnn.kernels.gluon.wire import arrive, place, wait
 from fastrnn.kernels.triton.rows import (
     active_steps,
     fill_idle,
@@ -174,19 +175,20 @@ def gluon_bwd_kernel(
     else:
         counter_ptr += (tile * P + p) * COUNTER_STRIDE
         if SCATTER:
-            SLOT: gl.constexpr = READERS * READERS * BLOCK
+            SLOT: gl.constexpr = READERS * READERS * SIZE
             wire_ptr += gl.cast(tile * P + p, gl.int64) * (2 * SLOT)
             me = gl.program_id(0)
-            wire_in = wire_ptr + me * (READERS * BLOCK)
-            thread = part_offsets(WARPS, BLOCK, PART)
-            wire_out = wire_ptr + me * BLOCK + part_offsets(WARPS, READERS * BLOCK, PART)
+            wire_in = wire_ptr + me * (READERS * SIZE)
+            thread = part_offsets(WARPS, SIZE, PART, DTYPE)
+            wire_out = wire_ptr + me * SIZE + part_offsets(WARPS, READERS * SIZE, PART, DTYPE)
             shared = allocate(GATES, DTYPE, [BLOCK_B, BLOCK_H], SHARED)
         else:
-            OPERAND: gl.constexpr = BLOCK_B * 16 * NUM_K * WARPS  # from one gate's to the next's
+            WIDTH: gl.constexpr = 16 * NUM_K * WARPS
+            OPERAND: gl.constexpr = BLOCK_B * WIDTH  # from one gate's to the next's
             SLOT: gl.constexpr = GATES * OPERAND
             wire_ptr += gl.cast(tile * P + p, gl.int64) * (2 * SLOT)
-            wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE)
-            wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], 16 * NUM_K * WARPS)
+            wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE, DTYPE)
+            wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], WIDTH, DTYPE)
         partial = allocate(1, gl.float32, [WARPS, BLOCK_H // 8, BLOCK_B, 8], PARTIAL)
 
     dstate = load_tiles(
@@ -276,6 +278,7 @@ def gluon_bwd_kernel(
                     MMA,
                     SUM,
                     OWN,
+                    PART,
                 )
             else:
                 dh = contract_wire(
@@ -288,13 +291,13 @@ def gluon_bwd_kernel(
             dinner = INNER_BWD(dstate, saved, before, state, given, FAST)
             if HAS_LENGTHS:
                 dinner = gl.where(active, dinner, 0.0)
-            operand = within(dinner, mask_h, H, RESTS).to(DTYPE)
+            inner = operand(within(dinner, mask_h, H, RESTS), DTYPE)
             if SOLO:
                 through = contract_own(
-                    shared[OUTER:], (operand,), weights[OUTER:], INNER, INNER, 1, BLOCK_B, BLOCK_H, MMA
+                    shared[OUTER:], (inner,), weights[OUTER:], INNER, INNER, 1, BLOCK_B, BLOCK_H, MMA
                 )
             else:
-                gl.store(wire_out + (slot + OUTER * OPERAND), operand)
+                gl.store(wire_out + (slot + OUTER * OPERAND), inner)
                 arrive(counter_ptr, 32 * WARPS - 1)
                 wait(counter_ptr, arrivals + gl.num_programs(0))
                 through = contract_wire(
@@ -319,7 +322,7 @@ def gluon_bwd_kernel(
         # the launcher's business).
         followed = ()
         for g in gl.static_range(OUTER):
-            handed = within(dr[g], mask_h, H, RESTS)
+            handed = operand(within(dr[g], mask_h, H, RESTS), DTYPE)
             if HAS_RESETS:
                 handed = gl.where(uncut, handed, 0.0)
             if HAS_LENGTHS:

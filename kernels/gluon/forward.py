@@ -1,4 +1,4 @@
-"""The forward scan of `fastrnn.kernels.triton.forward` for few rows in 16 bits, with its layouts said.
+"""The forward scan of `fastrnn.kernels.triton.forward` for few rows, with its layouts said.
 
 Equations, memory layout and flags are those of the Triton kernel, which does everything else too and is what this one
 is checked against. What is different: R's slice stays in registers; each thread owns units of rows over the whole loop
@@ -13,6 +13,7 @@ from fastrnn.kernels.gluon.products import (
     contract_wire,
     load_weights,
     load_whole,
+    operand,
     wire_offsets,
 )
 from fastrnn.kernels.gluon.rows import tile_of
@@ -116,11 +117,12 @@ def gluon_fwd_kernel(
         shared = allocate(1 + INNER, DTYPE, [BLOCK_B, BLOCK_H], SHARED)
     else:
         counter_ptr += (tile * P + p) * COUNTER_STRIDE
-        SLOT: gl.constexpr = (1 + INNER) * BLOCK_B * 16 * NUM_K * WARPS
-        INNER_AT: gl.constexpr = BLOCK_B * 16 * NUM_K * WARPS
+        WIDTH: gl.constexpr = 16 * NUM_K * WARPS
+        INNER_AT: gl.constexpr = BLOCK_B * WIDTH
+        SLOT: gl.constexpr = (1 + INNER) * INNER_AT
         wire_ptr += gl.cast(tile * P + p, gl.int64) * (2 * SLOT)
-        wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE)
-        wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], 16 * NUM_K * WARPS)
+        wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE, DTYPE)
+        wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], WIDTH, DTYPE)
         partial = allocate(OUTER, gl.float32, [WARPS, BLOCK_H // 8, BLOCK_B, 8], PARTIAL)
 
     state = load_tiles(
@@ -142,7 +144,7 @@ def gluon_fwd_kernel(
     saved_at = tile_pointer(saved_ptr, t, row0, p, B, P, SAVED * H) + (at * (P * SAVED * H) + own)
     x_next = load_raw(x_at, H, None, GATES)
     if not SOLO:
-        gl.store(wire_out, within(state[0], mask_h, H, RESTS).to(DTYPE))
+        gl.store(wire_out, operand(within(state[0], mask_h, H, RESTS), DTYPE))
         arrive(counter_ptr, 32 * WARPS - 1)
     slot = 0
     for step in range(begin, end):
@@ -155,7 +157,7 @@ def gluon_fwd_kernel(
         arrivals = ((step - begin) * (1 + INNER) + 1) * gl.num_programs(0)
 
         if SOLO:
-            left = (within(state[0], mask_h, H, RESTS).to(DTYPE),)
+            left = (operand(within(state[0], mask_h, H, RESTS), DTYPE),)
             r = contract_own(shared[:1], left, weights[:OUTER], OUTER, 1, OUTER, BLOCK_B, BLOCK_H, MMA)
         else:
             wait(counter_ptr, arrivals)
@@ -166,11 +168,11 @@ def gluon_fwd_kernel(
         if HAS_BIAS:
             r = add_bias(r, bias, OUTER)
         if INNER:
-            operand = within(INNER_FWD(x, r, state, given, FAST), mask_h, H, RESTS).to(DTYPE)
+            inner = operand(within(INNER_FWD(x, r, state, given, FAST), mask_h, H, RESTS), DTYPE)
             if SOLO:
-                product = contract_own(shared[1:], (operand,), weights[OUTER:], INNER, 1, INNER, BLOCK_B, BLOCK_H, MMA)
+                product = contract_own(shared[1:], (inner,), weights[OUTER:], INNER, 1, INNER, BLOCK_B, BLOCK_H, MMA)
             else:
-                gl.store(wire_out + (slot + INNER_AT), operand)
+                gl.store(wire_out + (slot + INNER_AT), inner)
                 arrive(counter_ptr, 32 * WARPS - 1)
                 wait(counter_ptr, arrivals + gl.num_programs(0))
                 product = contract_wire(
@@ -194,7 +196,7 @@ def gluon_fwd_kernel(
             state = select(cut[:, None], START(nothing), state, STATES)
         if not SOLO:
             if step + 1 < end:
-                gl.store(wire_out + (SLOT - slot), within(state[0], mask_h, H, RESTS).to(DTYPE))
+                gl.store(wire_out + (SLOT - slot), operand(within(state[0], mask_h, H, RESTS), DTYPE))
                 arrive(counter_ptr, 32 * WARPS - 1)
             slot = SLOT - slot
         # What follows is not on the way to the next step's h.

@@ -1,19 +1,23 @@
 """Backward by parts: a program multiplies its own dr by its own rows of R, and sends every reader a part of its dh.
 
 H numbers a row come and go, where gathered dr are GATES * H that come. A part has 16 rows and the 16 units of its
-reader, as a warp holds a product: a thread's 8 numbers are one store and one load of 16 bytes, and a reader adds up
-what it loads, a warp every WARPS-th writer's, as it adds up products: in float32, in the same order each time.
+reader, as a warp holds a product: a thread's 8 numbers are a store and a load of 16 bytes, two in float32. A reader
+adds up what it loads, a warp every WARPS-th writer's, as it adds up products: in float32, in the same order each time.
 
-Adding up is a matrix unit's work: a load is its left operand as it is, and by a matrix of ones and zeros it is added in
-float32 to what came before, with one instruction where conversions and additions are eight. But 0 times what is not
-finite is NaN, and so would be its row's other 15 units: a sum that is NaN is added up again, number by number.
+In 16 bits, adding up is a matrix unit's work: a load is its left operand as it is, and by a matrix of ones and zeros it
+is added in float32 to what came before, with one instruction where conversions and additions are eight. But 0 times
+what is not finite is NaN, and so would be its row's other 15 units: a sum that is NaN is added up again, number by
+number.
 
 There are slots for each step's parity. READERS, and writers, are a multiple of WARPS: those past the last are zeros.
 """
 
+from fastrnn.kernels.gluon.indices import along
 from fastrnn.kernels.gluon.language import gl, gluon, mma_v2
-from fastrnn.kernels.gluon.products import hand_round, keep_order, put, share
-from fastrnn.kernels.gluon.wire import BLOCK
+from fastrnn.kernels.gluon.products import hand_round, keep_order, operand, put, share
+from fastrnn.kernels.gluon.wire import packed
+
+SIZE = gl.constexpr(256)  # numbers of a part
 
 
 @gluon.jit
@@ -30,9 +34,10 @@ def load_sent(
 ):
     """The program's rows of R, `[16, 16 * WARPS]` for each WARPS readers and gate: a warp has a reader's columns.
     The first HELD of the readers' in registers, the others in shared memory."""
-    right: gl.constexpr = gl.DotOperandLayout(1, SEND, 2)
-    n = first + gl.arange(0, 16, layout=gl.SliceLayout(1, right))[:, None]
-    column = gl.arange(0, 16 * WARPS, layout=gl.SliceLayout(0, right))[None, :]
+    PACKED: gl.constexpr = packed(ptr.dtype.element_ty)
+    right: gl.constexpr = gl.DotOperandLayout(1, SEND, PACKED)
+    n = first + along(0, 16, 2, right)
+    column = along(1, 16 * WARPS, 2, right)
     k = (column // 8 % WARPS) * 16 + column // (8 * WARPS) * 8 + column % 8
     held, kept = (), ()
     TURNS: gl.constexpr = READERS // WARPS
@@ -41,10 +46,12 @@ def load_sent(
         mask = (n < H) & (to < H)
         for g in gl.static_range(GATES):
             tile = gl.load(ptr + (g * H * H + n * H + to), mask=mask, other=0.0)
+            tile = operand(tile, ptr.dtype.element_ty)
             if (HELD + i) % TURNS < HELD:
                 held = held + (tile,)
             else:
-                tile = tile.reshape([2, 4, 2, 2, WARPS, 8]).permute(4, 5, 1, 3, 0, 2).reshape([WARPS, 32, 8])
+                tile = tile.reshape([2 // PACKED, 2, 4, PACKED, 2 // PACKED, PACKED, WARPS, 8])
+                tile = tile.permute(6, 4, 7, 2, 5, 0, 1, 3).reshape([WARPS, 2 // PACKED, 32, 4 * PACKED])
                 kept = kept + (put(tile, PART),)
         if (HELD + i) % TURNS >= HELD:
             keep_order()
@@ -59,17 +66,19 @@ def _sent(
     if i < COUNT:
         return held[i]
     else:
-        tile = kept[i - COUNT].load(PART).reshape([WARPS, 8, 4, 2, 2, 2]).permute(4, 2, 5, 3, 0, 1)
-        return gl.convert_layout(tile.reshape([16, 16 * WARPS]), gl.DotOperandLayout(1, SEND, 2), assert_trivial=True)
+        PACKED: gl.constexpr = packed(kept[0].dtype)
+        tile = kept[i - COUNT].load(PART).reshape([WARPS, 2 // PACKED, 8, 4, PACKED, 2 // PACKED, 2, PACKED])
+        tile = tile.permute(5, 6, 3, 7, 1, 4, 0, 2)
+        right: gl.constexpr = gl.DotOperandLayout(1, SEND, PACKED)
+        return gl.convert_layout(tile.reshape([16, 16 * WARPS]), right, assert_trivial=True)
 
 
 @gluon.jit
-def part_offsets(WARPS: gl.constexpr, STRIDE: gl.constexpr, PART: gl.constexpr):
+def part_offsets(WARPS: gl.constexpr, STRIDE: gl.constexpr, PART: gl.constexpr, DTYPE: gl.constexpr):
     """Where each thread's 8 numbers of a part are, for parts STRIDE apart, one a warp."""
-    warp = gl.arange(0, WARPS, layout=gl.SliceLayout(1, gl.SliceLayout(2, PART)))[:, None, None]
-    lane = gl.arange(0, 32, layout=gl.SliceLayout(0, gl.SliceLayout(2, PART)))[None, :, None]
-    number = gl.arange(0, 8, layout=gl.SliceLayout(0, gl.SliceLayout(1, PART)))[None, None, :]
-    return warp * STRIDE + lane * 8 + number
+    NUMBERS: gl.constexpr = 4 * packed(DTYPE)
+    lanes = along(1, 2 // packed(DTYPE), 4, PART) * 32 + along(2, 32, 4, PART)
+    return along(0, WARPS, 4, PART) * STRIDE + lanes * NUMBERS + along(3, NUMBERS, 4, PART)
 
 
 @gluon.jit
@@ -86,15 +95,18 @@ def send_parts(
     SEND: gl.constexpr,
     PART: gl.constexpr,
 ):
+    DTYPE: gl.constexpr = dr[0].dtype
+    PACKED: gl.constexpr = packed(DTYPE)
     left = hand_round(shared, dr, GATES, SEND)
     for j in gl.static_range(READERS // WARPS):
         total = gl.zeros([16, 16 * WARPS], gl.float32, SEND)
         for g in gl.static_range(GATES):
-            total = mma_v2(left[g], _sent(held, kept, j * GATES + g, WARPS, HELD * GATES, SEND, PART), total)
+            total = mma_v2(left[g], _sent(held, kept, j * GATES + g, WARPS, HELD * GATES, SEND, PART), total, "tf32")
         if j >= HELD:
             keep_order()
-        part = total.to(dr[0].dtype).reshape([2, 8, 2, WARPS, 4, 2]).permute(3, 1, 4, 2, 0, 5).reshape([WARPS, 32, 8])
-        gl.store(ptrs + j * (WARPS * READERS * BLOCK), gl.convert_layout(part, PART, assert_trivial=True))
+        part = total.to(DTYPE).reshape([2, 8, 2 // PACKED, PACKED, WARPS, 4, 2]).permute(4, 2, 1, 5, 3, 0, 6)
+        part = part.reshape([WARPS, 2 // PACKED, 32, 4 * PACKED])
+        gl.store(ptrs + j * (WARPS * READERS * SIZE), gl.convert_layout(part, PART, assert_trivial=True))
 
 
 @gluon.jit
@@ -118,6 +130,29 @@ def add_again(total, slot_ptr, offsets):
 
 
 @gluon.jit
+def load_part(ptrs, j: gl.constexpr, WARPS: gl.constexpr):
+    """Of a warp's writers the j-th one's."""
+    return (gl.load(ptrs + j * (WARPS * SIZE), cache_modifier=".cg"),)
+
+
+@gluon.jit
+def ones(WARPS: gl.constexpr, MMA: gl.constexpr, DTYPE: gl.constexpr):
+    """What leaves a left operand as it is: ones where a row's number is the column's."""
+    right: gl.constexpr = gl.DotOperandLayout(1, MMA, 2)
+    return (along(1, 16, 3, right) == along(2, 16, 3, right) + 0 * along(0, WARPS, 3, right)).to(DTYPE)
+
+
+@gluon.jit
+def add_part(total, part, one, WARPS: gl.constexpr, MMA: gl.constexpr):
+    """`total`, `[WARPS, 16, 16]` in 16 bits, else as a part is, and one more."""
+    if part.dtype.primitive_bitwidth == 32:
+        return total + part
+    else:
+        left = part.reshape([WARPS, 8, 4, 2, 2, 2]).permute(0, 4, 1, 3, 2, 5).reshape([WARPS, 16, 16])
+        return mma_v2(gl.convert_layout(left, gl.DotOperandLayout(0, MMA, 2), assert_trivial=True), one, total)
+
+
+@gluon.jit
 def sum_parts(
     slot_ptr,  # to the parts for this program
     thread,  # `part_offsets` of the first writers
@@ -129,27 +164,36 @@ def sum_parts(
     MMA: gl.constexpr,
     SUM: gl.constexpr,
     OWN: gl.constexpr,
+    PART: gl.constexpr,
 ):
     """What was sent to this program, `[16, 16]`, as its owners hold it."""
-    right: gl.constexpr = gl.DotOperandLayout(1, MMA, 2)
-    k = gl.arange(0, 16, layout=gl.SliceLayout(0, gl.SliceLayout(2, right)))[None, :, None]
-    n = gl.arange(0, 16, layout=gl.SliceLayout(0, gl.SliceLayout(1, right)))[None, None, :]
-    warp = gl.arange(0, WARPS, layout=gl.SliceLayout(1, gl.SliceLayout(2, right)))[:, None, None]
-    one = (k == n + 0 * warp).to(slot_ptr.dtype.element_ty)
+    DTYPE: gl.constexpr = slot_ptr.dtype.element_ty
+    IN_16_BITS: gl.constexpr = DTYPE.primitive_bitwidth == 16
     ptrs = slot_ptr + thread
     TURNS: gl.constexpr = READERS // WARPS
-    WINDOW: gl.constexpr = min(TURNS, 8)  # so many are on their way at a time as there are registers for
+    WINDOW: gl.constexpr = min(
+        TURNS, 4 * packed(DTYPE)
+    )  # so many are on their way at a time as there are registers for
     parts = ()
     for j in gl.static_range(WINDOW):
-        parts = parts + (gl.load(ptrs + j * (WARPS * BLOCK), cache_modifier=".cg"),)
-    total = gl.zeros([WARPS, 16, 16], gl.float32, MMA)
+        parts = parts + load_part(ptrs, j, WARPS)
+    one = ()
+    if IN_16_BITS:
+        one = ones(WARPS, MMA, DTYPE)
+        total = gl.zeros([WARPS, 16, 16], gl.float32, MMA)
+    else:
+        total = gl.zeros([WARPS, 2, 32, 4], gl.float32, PART)
     for j in gl.static_range(TURNS):
         if j > 0 and j + WINDOW <= TURNS:
             keep_order()
-            parts = parts + (gl.load(ptrs + (j + WINDOW - 1) * (WARPS * BLOCK), cache_modifier=".cg"),)
-        left = parts[j].reshape([WARPS, 8, 4, 2, 2, 2]).permute(0, 4, 1, 3, 2, 5).reshape([WARPS, 16, 16])
-        total = mma_v2(gl.convert_layout(left, gl.DotOperandLayout(0, MMA, 2), assert_trivial=True), one, total)
+            parts = parts + load_part(ptrs, j + WINDOW - 1, WARPS)
+        total = add_part(total, parts[j], one, WARPS, MMA)
+    if not IN_16_BITS:
+        total = total.reshape([WARPS, 2, 8, 4, 2, 2]).permute(0, 4, 2, 1, 3, 5).reshape([WARPS, 16, 16])
+        total = gl.convert_layout(total, MMA, assert_trivial=True)
     (total,) = share(partial, (total,), 1, 16, 16, WARPS, SUM, OWN)
-    lane = (rows & 7) * 4 + (units & 7) // 2
-    number = (units >> 3) * 4 + (rows >> 3) * 2 + (units & 1)
-    return (add_again(total, slot_ptr, (lane * 8 + number) * 2),)
+    if IN_16_BITS:
+        lane = (rows & 7) * 4 + (units & 7) // 2
+        number = (units >> 3) * 4 + (rows >> 3) * 2 + (units & 1)
+        total = add_again(total, slot_ptr, (lane * 8 + number) * 2)
+    return (total,)

@@ -8,8 +8,22 @@ by `[K, units]`, each warp's units its own. Else the operand is on the wire, K i
 16]` by `[WARPS, 16, units]` chunk by chunk, and the sum over the warps goes through shared memory once.
 """
 
+from fastrnn.kernels.gluon.indices import along
 from fastrnn.kernels.gluon.language import barrier, gl, gluon, mma_v2
-from fastrnn.kernels.gluon.wire import BLOCK, wired
+from fastrnn.kernels.gluon.wire import BLOCK, packed, wired
+
+
+@gluon.jit
+def operand(tile, DTYPE: gl.constexpr):
+    """`tile` as a factor of products: in DTYPE, and where that is float32 rounded to TF32. Matrix units would cut the
+    rest off, up to twice as much, and always toward zero."""
+    if DTYPE.primitive_bitwidth == 16:
+        return tile.to(DTYPE)
+    else:
+        return gl.inline_asm_elementwise(
+            "{ .reg .b32 rounded; cvt.rna.tf32.f32 rounded, $1; mov.b32 $0, rounded; }",
+            "=f,f", [tile], dtype=gl.float32, is_pure=True, pack=1,
+        )  # fmt: skip
 
 
 @gluon.jit
@@ -23,9 +37,9 @@ def allocate(COUNT: gl.constexpr, DTYPE: gl.constexpr, SHAPE: gl.constexpr, LAYO
 
 @gluon.jit
 def put(tile, KEPT: gl.constexpr):
-    """A right operand in shared memory, the numbers of a thread side by side: `[WARPS, 32, numbers]`."""
+    """A right operand in shared memory, the numbers of a thread side by side: `[WARPS, loads, 32, numbers]`."""
     SHAPE: gl.constexpr = tile.shape
-    memory = gl.allocate_shared_memory(tile.dtype, SHAPE, gl.SwizzledSharedLayout(1, 1, 1, order=[2, 1, 0]))
+    memory = gl.allocate_shared_memory(tile.dtype, SHAPE, gl.SwizzledSharedLayout(1, 1, 1, order=[3, 2, 1, 0]))
     memory.store(gl.convert_layout(tile, KEPT, assert_trivial=True))
     return memory
 
@@ -46,10 +60,12 @@ def load_weights(
     KEPT: gl.constexpr,
 ):
     """The right operands `[WARPS, 16, UNITS]`, chunk-major, zero past H: those in registers, those in shared memory."""
-    right: gl.constexpr = gl.DotOperandLayout(1, MMA, 2)
-    warp = gl.arange(0, WARPS, layout=gl.SliceLayout(1, gl.SliceLayout(2, right)))[:, None, None]
-    k = wired(gl.arange(0, 16, layout=gl.SliceLayout(0, gl.SliceLayout(2, right))))[None, :, None]
-    n = first + gl.arange(0, UNITS, layout=gl.SliceLayout(0, gl.SliceLayout(1, right)))[None, None, :]
+    DTYPE: gl.constexpr = ptr.dtype.element_ty
+    PACKED: gl.constexpr = packed(DTYPE)
+    right: gl.constexpr = gl.DotOperandLayout(1, MMA, PACKED)
+    warp = along(0, WARPS, 3, right)
+    k = wired(along(1, 16, 3, right), DTYPE)
+    n = first + along(2, UNITS, 3, right)
     held, kept = (), ()
     for i in gl.static_range(NUM_K):
         # Those for shared memory first, one chunk after the other, while registers are free.
@@ -57,11 +73,12 @@ def load_weights(
         mask = (from_k < H) & (n < H)
         for g in gl.static_range(GATES):
             tile = gl.load(ptr + g * H * H + n * stride_n + from_k * stride_k, mask=mask, other=0.0)
+            tile = operand(tile, DTYPE)
             if (HELD + i) % NUM_K < HELD:
                 held = held + (tile,)
             else:
-                tile = tile.reshape([WARPS, 2, 4, 2, UNITS // 8, 8]).permute(0, 5, 2, 4, 1, 3)
-                kept = kept + (put(tile.reshape([WARPS, 32, UNITS // 2]), KEPT),)
+                tile = tile.reshape([WARPS, 2 // PACKED, 2, 4, PACKED, UNITS // 8, 8]).permute(0, 1, 6, 3, 5, 2, 4)
+                kept = kept + (put(tile.reshape([WARPS, 2 // PACKED, 32, UNITS // 4 * PACKED]), KEPT),)
         if (HELD + i) % NUM_K >= HELD:
             keep_order()
     return held, kept
@@ -76,24 +93,26 @@ def weights_of_chunk(
     if j < HELD:
         return held[j * GATES + FIRST : j * GATES + FIRST + COUNT]
     else:
+        PACKED: gl.constexpr = packed(kept[0].dtype)
         tiles = ()
         for g in gl.static_range(COUNT):
             tile = kept[(j - HELD) * GATES + FIRST + g].load(KEPT)
-            tile = tile.reshape([WARPS, 8, 4, UNITS // 8, 2, 2]).permute(0, 4, 2, 5, 3, 1).reshape([WARPS, 16, UNITS])
-            tiles = tiles + (gl.convert_layout(tile, gl.DotOperandLayout(1, MMA, 2), assert_trivial=True),)
+            tile = tile.reshape([WARPS, 2 // PACKED, 8, 4, UNITS // 8, 2, PACKED]).permute(0, 1, 5, 3, 6, 4, 2)
+            tile = tile.reshape([WARPS, 16, UNITS])
+            tiles = tiles + (gl.convert_layout(tile, gl.DotOperandLayout(1, MMA, PACKED), assert_trivial=True),)
         return tiles
 
 
 @gluon.jit
 def load_whole(ptr, stride_k, stride_n, H: gl.constexpr, GATES: gl.constexpr, UNITS: gl.constexpr, MMA: gl.constexpr):
     """All of R as right operands, `[UNITS, UNITS]` a gate; zero past H."""
-    right: gl.constexpr = gl.DotOperandLayout(1, MMA, 2)
-    k = gl.arange(0, UNITS, layout=gl.SliceLayout(1, right))[:, None]
-    n = gl.arange(0, UNITS, layout=gl.SliceLayout(0, right))[None, :]
+    right: gl.constexpr = gl.DotOperandLayout(1, MMA, packed(ptr.dtype.element_ty))
+    k = along(0, UNITS, 2, right)
+    n = along(1, UNITS, 2, right)
     weights = ()
     for g in gl.static_range(GATES):
         at = ptr + g * H * H + n * stride_n + k * stride_k
-        weights = weights + (gl.load(at, mask=(k < H) & (n < H), other=0.0),)
+        weights = weights + (operand(gl.load(at, mask=(k < H) & (n < H), other=0.0), ptr.dtype.element_ty),)
     return weights
 
 
@@ -102,28 +121,29 @@ def multiply(left, weights, sums, FIRST: gl.constexpr, COUNT: gl.constexpr, LEFT
     """`sums[g] += left[g] @ weights[g]` for every gate; a single `left` serves all of them, few sums serve in turn, the
     FIRST one's first."""
     for g in gl.static_range(COUNT):
-        total = mma_v2(left[g % LEFT], weights[g], sums[(FIRST + g) % OUT])
+        total = mma_v2(left[g % LEFT], weights[g], sums[(FIRST + g) % OUT], "tf32")
         sums = sums[: (FIRST + g) % OUT] + (total,) + sums[(FIRST + g) % OUT + 1 :]
     return sums
 
 
 @gluon.jit
-def wire_offsets(WARPS: gl.constexpr, ROWS: gl.constexpr, NUM_K: gl.constexpr, WIRE: gl.constexpr):
-    """Where each thread's numbers of a first chunk are on the wire, `[WARPS, ROWS / 16, 32, 8]`."""
-    warp = gl.arange(0, WARPS, layout=gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, WIRE))))
-    block = gl.arange(0, ROWS // 16, layout=gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, WIRE))))
-    lane = gl.arange(0, 32, layout=gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, WIRE))))
-    number = gl.arange(0, 8, layout=gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, WIRE))))
-    blocks = warp[:, None, None, None] + block[None, :, None, None] * (NUM_K * WARPS)
-    return blocks * BLOCK + lane[None, None, :, None] * 8 + number[None, None, None, :]
+def wire_offsets(WARPS: gl.constexpr, ROWS: gl.constexpr, NUM_K: gl.constexpr, WIRE: gl.constexpr, DTYPE: gl.constexpr):
+    """Where each thread's numbers of a first chunk are on the wire, `[WARPS, ROWS / 16, loads, 32, 4 * PACKED]`."""
+    NUMBERS: gl.constexpr = 4 * packed(DTYPE)
+    LOADS: gl.constexpr = 2 // packed(DTYPE)
+    blocks = along(0, WARPS, 5, WIRE) + along(1, ROWS // 16, 5, WIRE) * (NUM_K * WARPS)
+    lanes = along(2, LOADS, 5, WIRE) * 32 + along(3, 32, 5, WIRE)
+    return blocks * BLOCK + lanes * NUMBERS + along(4, NUMBERS, 5, WIRE)
 
 
 @gluon.jit
 def load_operand(ptrs, MMA: gl.constexpr, WARPS: gl.constexpr, ROWS: gl.constexpr):
-    """One chunk of the wire as a left operand, `[WARPS, ROWS, 16]`: 16 bytes a thread and 16 rows."""
+    """One chunk of the wire as a left operand, `[WARPS, ROWS, 16]`: 16 bytes a thread, load and 16 rows."""
+    PACKED: gl.constexpr = packed(ptrs.dtype.element_ty)
     p = gl.load(ptrs, cache_modifier=".cg")
-    p = p.reshape([WARPS, ROWS // 16, 8, 4, 2, 2, 2]).permute(0, 1, 5, 2, 4, 3, 6).reshape([WARPS, ROWS, 16])
-    return gl.convert_layout(p, gl.DotOperandLayout(0, MMA, 2), assert_trivial=True)
+    p = p.reshape([WARPS, ROWS // 16, 2 // PACKED, 8, 4, 2, 2, PACKED]).permute(0, 1, 6, 3, 2, 5, 4, 7)
+    p = p.reshape([WARPS, ROWS, 16])
+    return gl.convert_layout(p, gl.DotOperandLayout(0, MMA, PACKED), assert_trivial=True)
 
 
 @gluon.jit
@@ -195,7 +215,8 @@ def contract_wire(
     one for their sum, which is added up in CHAINS that need not wait for each other."""
     STRIDE: gl.constexpr = ROWS * 16 * NUM_K * WARPS  # from one operand to the next
     # As many chunks are on their way at a time as there are registers for.
-    WINDOW: gl.constexpr = min(NUM_K, max(1, 96 // (4 * LEFT * (ROWS // 16))))
+    REGISTERS: gl.constexpr = 8 // packed(ptrs.dtype.element_ty) * LEFT * (ROWS // 16)
+    WINDOW: gl.constexpr = min(NUM_K, max(1, 96 // REGISTERS))
     parts = ()
     for j in gl.static_range(WINDOW):
         parts = parts + load_chunk(ptrs, j, LEFT, STRIDE, MMA, WARPS, ROWS)
@@ -223,7 +244,7 @@ def hand_round(shared, tiles, COUNT: gl.constexpr, MMA: gl.constexpr):
     barrier()
     left = ()
     for i in gl.static_range(COUNT):
-        left = left + (shared[i].load(gl.DotOperandLayout(0, MMA, 2)),)
+        left = left + (shared[i].load(gl.DotOperandLayout(0, MMA, packed(tiles[i].dtype))),)
     return left
 
 

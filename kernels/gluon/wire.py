@@ -7,14 +7,22 @@ What is handed over, h or dr, lies apart from the results in *wire order*: of 16
 `row % 8 * 4 + k // 4` of a warp has 8 numbers side by side, two neighbouring k of row and row + 8 for each half of its
 four. They are the four registers of the left operand of a matrix instruction (PTX ISA, mma.m16n8k16), so that an
 operand is one load of 16 bytes. Which k a register holds is free, as long as R's rows are permuted alike: `wired`.
+In float32 a register has one number where it has two in 16 bits (`packed`), and a load is the operand of 8 of K
+(TF32's mma.m16n8k8): there are two of them, one after the other.
 
 The owner of a row's units hands over what the next step multiplies: a state that was cut where a sequence starts, a
 gradient that stops there. So a reader masks nothing; rows past B and units past H are finite or nobody's business.
 """
 
-from fastrnn.kernels.gluon.language import barrier, gl, gluon
+from fastrnn.kernels.gluon.language import barrier, constexpr_function, gl, gluon
 
 BLOCK = gl.constexpr(256)  # numbers of 16 rows and 16 of K
+
+
+@constexpr_function
+def packed(dtype):
+    """How many numbers a register of 32 bits has."""
+    return 32 // dtype.primitive_bitwidth
 
 
 @gluon.jit
@@ -49,14 +57,20 @@ def wait(counter_ptr, count):
 
 
 @gluon.jit
-def place(row, k, WIDTH: gl.constexpr):
+def place(row, k, WIDTH: gl.constexpr, DTYPE: gl.constexpr):
     """Where the wire has a row's number k, of WIDTH; 16 rows are one after the other."""
+    PACKED: gl.constexpr = packed(DTYPE)
+    LOAD: gl.constexpr = 8 * PACKED  # of K
     in_block = row & 15
-    among_16 = ((in_block & 7) << 5) | ((k & 14) << 1) | (in_block >> 3 << 1) | (k & 1)
-    return (row >> 4) * (16 * WIDTH) + ((k >> 4) * BLOCK + among_16)
+    among = (in_block & 7) * (2 * LOAD) | (k % LOAD // PACKED * PACKED) * 2 | (in_block >> 3) * PACKED | k % PACKED
+    return (row >> 4) * (16 * WIDTH) + (k // LOAD * (16 * LOAD) + among)
 
 
 @gluon.jit
-def wired(k):
-    """Which k the wire has where the operand has its k-th: of 16, lane k // 2 % 4, then register k // 8, then k % 2."""
-    return (k & -16) | ((k & 6) << 1) | ((k & 8) >> 2) | (k & 1)
+def wired(k, DTYPE: gl.constexpr):
+    """Which k the wire has where the operand has its k-th: in 16 bits, of 16, lane k // 2 % 4, then register k // 8,
+    then k % 2."""
+    PACKED: gl.constexpr = packed(DTYPE)
+    return (
+        k // (8 * PACKED) * (8 * PACKED) | k // PACKED % 4 * (2 * PACKED) | k // (4 * PACKED) % 2 * PACKED | k % PACKED
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import torch
+
 from fastrnn.kernels.counts import Counts
 from fastrnn.kernels.plan.configs import LaunchConfig
 from fastrnn.kernels.triton.constants import scan_constants, starts_elsewhere, steps, wide_constants
@@ -45,7 +47,7 @@ def constants_of(
     if config.gluon:
         from fastrnn.kernels.gluon.layouts import gluon_constants
 
-        found |= gluon_constants(counts.gates, config)
+        found |= gluon_constants(counts.gates, getattr(torch, dtype).itemsize, config)
         return found | {"SCATTER": config.scatter} if backward else found
     if not backward:
         found["HAS_START"] = starts_elsewhere(counts)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from fastrnn.kernels.plan import gluon
-from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape, ceil_div, power_of_two
+from fastrnn.kernels.plan.configs import MAX_GRID_Y, LaunchConfig, ScanShape, ceil_div, power_of_two
 from fastrnn.kernels.plan.cost import launch_cost
 from fastrnn.kernels.plan.devices import Device
 from fastrnn.kernels.plan.limits import fits
@@ -21,7 +21,6 @@ from fastrnn.kernels.plan.wide import programs_per_sm, slots
 
 _Result = TypeVar("_Result")
 
-_MAX_GRID_Y = 65535
 _warned: list[bool] = []  # whether this process was told that Gluon's kernels do not compile
 # Of the kernels for many rows: rows, units and warps of a program. With four warps an SM has room for two.
 _WIDE_TILES = ((64, 16, 4), (64, 32, 4), (128, 16, 8), (128, 32, 8), (64, 64, 8), (64, 64, 4), (128, 64, 8))
@@ -38,7 +37,7 @@ def _solo(shape: ScanShape, schedule: str) -> Iterator[LaunchConfig]:
         # Backward in float32, 64 units need more registers than four warps have; as do more tensors than an LSTM's.
         crowded = shape.extra > 0 or (shape.backward and (shape.element_bytes > 2 or shape.gates > 4))
         warps = 8 if size > 64 or (size == 64 and crowded) else 4
-        yield LaunchConfig(schedule, "solo", "none", 16, size, size, 1, 1, 1, warps, _MAX_GRID_Y)
+        yield LaunchConfig(schedule, "solo", "none", 16, size, size, 1, 1, 1, warps, MAX_GRID_Y)
 
 
 def _spread(shape: ScanShape, device: Device, schedule: str, exchange: str) -> Iterator[LaunchConfig]:
@@ -46,7 +45,7 @@ def _spread(shape: ScanShape, device: Device, schedule: str, exchange: str) -> I
     persistent = schedule == "persistent"
     for block_b, block_h, block_k in itertools.product((16, 32, 64), (8, 16, 32), (512, 256, 128)):
         programs = ceil_div(shape.hidden, block_h) * shape.groups
-        tiles = min(max(1, ceil_div(shape.batch, block_b)), device.sms // programs) if persistent else _MAX_GRID_Y
+        tiles = min(max(1, ceil_div(shape.batch, block_b)), device.sms // programs) if persistent else MAX_GRID_Y
         if tiles == 0:
             continue
         num_k = ceil_div(shape.hidden, block_k)
@@ -84,7 +83,7 @@ def _wide(shape: ScanShape, device: Device, schedule: str, exchange: str) -> Ite
             continue
         block_k = _wide_chunk(shape, tier, scatter)
         num_k = ceil_div(shape.hidden, block_k)
-        found = LaunchConfig(schedule, tier, exchange, rows, units, block_k, num_k, 1, 1, warps, _MAX_GRID_Y, scatter)
+        found = LaunchConfig(schedule, tier, exchange, rows, units, block_k, num_k, 1, 1, warps, MAX_GRID_Y, scatter)
         if persistent:
             programs = ceil_div(shape.hidden, units) * shape.groups
             room = device.sms * programs_per_sm(shape, found, device) // programs
@@ -94,16 +93,18 @@ def _wide(shape: ScanShape, device: Device, schedule: str, exchange: str) -> Ite
         yield found
 
 
+def _has_gluon(shape: ScanShape, device: Device, schedule: str) -> bool:
+    return device.gluon and schedule == "persistent" and shape.element_bytes <= 4 and not shape.ieee
+
+
 def _gluon(shape: ScanShape, device: Device, schedule: str, exchange: str) -> Iterator[LaunchConfig]:
-    """Of the kernels with layouts of their own: for 16 bits, over all steps. K is split over the warps."""
-    if not device.gluon or schedule != "persistent" or shape.element_bytes != 2 or exchange == "flag":
+    """Of the kernels with layouts of their own, which are for products on the matrix units, over all steps."""
+    if not _has_gluon(shape, device, schedule) or exchange == "flag":
         return
     for rows, (units, warps) in itertools.product(_GLUON_ROWS, _GLUON_TILES):
-        num_k = ceil_div(shape.hidden, 16 * warps)
-        tile = (rows, units, 16 * warps, num_k, num_k, warps, warps)
         parts = shape.backward and rows == units == 16 and shape.inner == 0 and shape.gates > 1
         for scatter in (False, True) if parts else (False,):
-            found = LaunchConfig(schedule, "gluon grid", exchange, *tile, _MAX_GRID_Y, scatter)
+            found = gluon.grid(shape.hidden, rows, units, warps, scatter)
             programs = ceil_div(shape.hidden, units) * shape.groups
             room = device.sms * gluon.programs_per_sm(shape, found, device) // programs
             if room:
@@ -112,16 +113,16 @@ def _gluon(shape: ScanShape, device: Device, schedule: str, exchange: str) -> It
 
 def _gluon_solo(shape: ScanShape, device: Device, schedule: str) -> Iterator[LaunchConfig]:
     size = max(16, power_of_two(shape.hidden))
-    if device.gluon and schedule == "persistent" and shape.element_bytes == 2 and size <= 64:
+    if _has_gluon(shape, device, schedule) and size <= 64:
         for warps in (size // 8, size // 16):
-            yield LaunchConfig(schedule, "gluon solo", "none", 16, size, size, 1, 1, 1, warps, _MAX_GRID_Y)
+            yield gluon.solo(shape.hidden, warps)
 
 
 def _diagonal(schedule: str) -> Iterator[LaunchConfig]:
     for block_b, block_h in itertools.product((4, 8, 16), (32, 64, 128)):
         if block_b * block_h > 1024:  # 16 elements a thread need more registers than there are
             continue
-        yield LaunchConfig(schedule, "diagonal", "none", block_b, block_h, 1, 1, 1, 1, 4, _MAX_GRID_Y)
+        yield LaunchConfig(schedule, "diagonal", "none", block_b, block_h, 1, 1, 1, 1, 4, MAX_GRID_Y)
 
 
 def every(shape: ScanShape, device: Device, schedule: str, exchange: str | None = None) -> Iterator[LaunchConfig]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+MAX_GRID_Y = 65535  # batch tiles that a launch has at the most
+
 
 @dataclass(frozen=True)
 class LaunchConfig:

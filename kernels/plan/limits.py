@@ -266,6 +266,11 @@ LIMITS: tuple[Limit, ...] = (
                                                              rows=_over(16), width=_over(512))),
     Limit("of 64 units' gradients four warps have room for three gates", _of(tier="gluon solo", backward=True,
                                                                             gates=_over(3), units=_over(32), warps=4)),
+    Limit("of 64 units' gradients in float32 four warps have room for two gates",
+          _of(tier="gluon solo", element_bytes=4, backward=True, gates=_over(2), units=_over(32), warps=4)),
+    Limit(_FLOAT32, _of(tier=_GLUON, element_bytes=4, units=_over(16), rows=_over(16), width=_over(1024))),
+    Limit("32 rows have twice the operands, and two contractions twice the room",
+          _of(tier=_GLUON, element_bytes=4, inner=_over(0), rows=_over(16), width=_over(512))),
     # What is split over the warps, resident or not.
     Limit(_OTHER_GPUS, _of(split=True, hopper=False, warps=4, units=_over(8))),
     Limit(_OTHER_GPUS, _of(split=True, hopper=False, units=_over(16)), unless=_EASED),

@@ -108,7 +108,7 @@ def test_a_launch_survives_its_line() -> None:
     assert decoded == {"H": 3, "FLAG": True, "NONE": None, "WORD": "tf32", "STEP": step}
     assert ahead._decoded(ahead._encoded(triton.language.bfloat16)) == triton.language.bfloat16
     for config in (gluon_launch(64), gluon_launch(64, units=16, scatter=True)):
-        for name, value in gluon_constants(4, config).items():
+        for name, value in gluon_constants(4, 2, config).items():
             assert ahead._decoded(ahead._encoded(value)) == value, name
 
 

@@ -56,11 +56,13 @@ def _bits(layout: object) -> int:
 @pytest.mark.parametrize("warps", [4, 8])
 @pytest.mark.parametrize("units", [8, 16, 32])
 @pytest.mark.parametrize("rows", [16, 32])
-def test_a_layout_has_every_number(rows: int, units: int, warps: int) -> None:
+@pytest.mark.parametrize("element_bytes", [2, 4])
+def test_a_layout_has_every_number(element_bytes: int, rows: int, units: int, warps: int) -> None:
     """Once, or where there are more threads than numbers, as often as that."""
-    found = gluon_constants(4, gluon_launch(96, warps, units, block_b=rows))
+    found = gluon_constants(4, element_bytes, gluon_launch(96, warps, units, rows))
     threads = 32 * warps
-    for name, numbers in (("OWN", rows * units), ("SUM", warps * rows * units)):
+    wire, kept = (warps * 16 * n for n in (rows, units))  # 16 of K to a warp
+    for name, numbers in (("OWN", rows * units), ("SUM", warps * rows * units), ("WIRE", wire), ("KEPT", kept)):
         layout = found[name]
         reached = {
             tuple(basis) for bases in (layout.reg_bases, layout.lane_bases, layout.warp_bases) for basis in bases
@@ -71,11 +73,18 @@ def test_a_layout_has_every_number(rows: int, units: int, warps: int) -> None:
 
 def test_what_registers_hold_and_shared_memory_keeps() -> None:
     """All of R is in one or the other, and registers come first."""
-    for hidden, chunks in ((256, 2), (768, 6), (1024, 6), (2048, 5)):
+    for element_bytes, hidden, chunks in (
+        (2, 256, 2),
+        (2, 768, 6),
+        (2, 1024, 6),
+        (2, 2048, 5),
+        (4, 256, 2),
+        (4, 768, 2),
+    ):
         config = gluon_launch(hidden, 8, 16)
-        assert held_chunks(4, config) == chunks
-        kept = shared_estimate(ScanShape(4, True, 2, 16, hidden, 1), config) - 4 * 8 * 16 * 16
-        assert kept == (config.num_k - chunks) * 4 * 16 * config.block_k * 2
+        assert held_chunks(4, element_bytes, config) == chunks
+        kept = shared_estimate(ScanShape(4, True, element_bytes, 16, hidden, 1), config) - 4 * 8 * 16 * 16
+        assert kept == (config.num_k - chunks) * 4 * 16 * config.block_k * element_bytes
 
 
 def test_clusters_compile(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""Gluon's kernels for few rows as compiled: layouts, the wire, parts, what is kept in shared memory; see
-test_ptx_scans.py."""
+"""Gluon's kernels for few rows as compiled: layouts, the wire, parts, what is kept in shared memory, factors rounded to
+TF32; see test_ptx_scans.py."""
 
 from __future__ import annotations
 
@@ -17,8 +17,25 @@ FAST = (
     "gru bfloat16 gluon-grid barrier T=4 B=37 H=140 D=2 warps=8 scatter lengths resets batch_tiles=2",
     "lstm bfloat16 gluon-solo T=4 B=17 H=40 D=2 lengths resets",
     "gru_textbook float16 gluon-grid barrier T=3 B=9 H=72 D=2 block_h=8 lengths resets",
+    "lstm float32 gluon-grid barrier T=4 B=17 H=40 D=2 block_h=8 lengths resets",
+    "lstm float32 gluon-grid barrier T=1 B=5 H=40 block_h=8 inputs=near",
 )
 SLOW = (
+    "gru float32 gluon-grid barrier T=4 B=37 H=140 D=2 warps=8 scatter lengths resets batch_tiles=2",
+    "lstm float32 gluon-solo T=4 B=17 H=40 D=2 lengths resets",
+    "gru_textbook float32 gluon-grid barrier T=3 B=9 H=72 D=2 block_h=8 lengths resets order=warps",
+    "lstm float32 gluon-grid barrier T=3 B=3 H=33 weak",
+    "gru float32 gluon-grid barrier T=3 B=17 H=40 scatter weak order=warps",
+    "rnn_tanh float32 gluon-grid barrier T=4 B=40 H=72 block_h=32 block_b=32 warps=8 lengths resets",
+    "lstm float32 gluon-grid barrier T=2 B=3 H=600 warps=8",
+    "gru float32 gluon-grid barrier T=2 B=3 H=800 warps=8 scatter",
+    "gru float32 gluon-solo T=1 B=5 H=40 warps=4 inputs=near",
+    "lstm float32 gluon-grid barrier T=3 B=5 H=40 inputs=nan",
+    "gru float32 gluon-grid barrier T=3 B=5 H=40 inputs=shifted scatter",
+    "gru float32 gluon-grid barrier T=2 B=5 H=40 inputs=infinite scatter",
+    "slstm float32 gluon-grid barrier T=3 B=5 H=36 lengths resets inputs=positive",
+    "lstm float32 gluon-grid barrier T=3 B=17 H=40 cc=80 scatter lengths resets",
+    "gru_textbook float32 gluon-solo T=3 B=17 H=64 warps=8 cc=80",
     "lstm bfloat16 gluon-grid barrier T=4 B=5 H=40 block_h=8 weak order=warps",
     "lstm float16 gluon-grid barrier T=3 B=3 H=33 weak",
     "gru float16 gluon-grid barrier T=3 B=17 H=40 scatter weak order=warps",
