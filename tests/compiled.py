@@ -114,7 +114,7 @@ class Case:
         if self.tier == "diagonal":
             tile = (4, 32, 1, 1, 1, 1, self.warps)
         elif self.tier == "gluon-solo":
-            return gluon.solo(hidden, self.warps)
+            return gluon.solo(hidden)
         elif self.tier == "solo":
             size = max(16, 1 << (hidden - 1).bit_length())
             tile = (16, size, size, 1, 1, 1, self.warps)

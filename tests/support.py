@@ -157,7 +157,7 @@ def launch(
 
 def gluon_launch(hidden: int, warps: int = 4, units: int = 0, rows: int = 16, scatter: bool = False) -> LaunchConfig:
     """A launch of Gluon's kernels for `hidden` units, `units` of them a program; of all of them without `units`."""
-    return gluon.grid(hidden, rows, units, warps, scatter) if units else gluon.solo(hidden, warps)
+    return gluon.grid(hidden, rows, units, warps, scatter) if units else gluon.solo(hidden)
 
 
 def combinations(*axes: Iterable[Any], fast: Callable[..., bool]) -> list[Any]:

@@ -154,7 +154,7 @@ def gluon_bwd_kernel(
 
     weight_ptr += gl.cast(p, gl.int64) * (GATES * H * H)
     if SOLO:
-        weights = load_whole(weight_ptr, H, 1, H, GATES, BLOCK_H, MMA)
+        held, kept = load_whole(weight_ptr, H, 1, H, GATES, BLOCK_H, WARPS, HELD, MMA, KEPT)
     elif SCATTER:
         READERS: gl.constexpr = NUM_K * WARPS
         held, kept = load_sent(weight_ptr, first_unit, H, GATES, READERS, WARPS, HELD, SEND, PART)
@@ -189,7 +189,7 @@ def gluon_bwd_kernel(
             wire_ptr += gl.cast(tile * P + p, gl.int64) * (2 * SLOT)
             wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE, DTYPE)
             wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], WIDTH, DTYPE)
-        partial = allocate(1, gl.float32, [WARPS, BLOCK_H // 8, BLOCK_B, 8], PARTIAL)
+        partial = allocate(1, gl.float32, [WARPS, BLOCK_B, BLOCK_H], PARTIAL)
 
     dstate = load_tiles(
         state_pointers(carry_in_ptr, offs_b, p, B, H)[:, None] + own, state_stride, None, STATES, gl.float32
@@ -263,7 +263,10 @@ def gluon_bwd_kernel(
             dstate = dstate[:1] + add_tiles(dstate[1:], dcells, STATES - 1)
 
         if SOLO:
-            dh = contract_own(shared[:OUTER], followed, weights[:OUTER], OUTER, OUTER, 1, BLOCK_B, BLOCK_H, MMA)
+            dh = contract_own(
+                shared[:OUTER], followed, held, kept, 0, OUTER, OUTER, 1,
+                BLOCK_B, BLOCK_H, WARPS, HELD, MMA, KEPT, OWN,
+            )  # fmt: skip
         else:
             wait(counter_ptr, arrivals)
             if SCATTER:
@@ -294,8 +297,9 @@ def gluon_bwd_kernel(
             inner = operand(within(dinner, mask_h, H, RESTS), DTYPE)
             if SOLO:
                 through = contract_own(
-                    shared[OUTER:], (inner,), weights[OUTER:], INNER, INNER, 1, BLOCK_B, BLOCK_H, MMA
-                )
+                    shared[OUTER:], (inner,), held, kept, OUTER, INNER, INNER, 1,
+                    BLOCK_B, BLOCK_H, WARPS, HELD, MMA, KEPT, OWN,
+                )  # fmt: skip
             else:
                 gl.store(wire_out + (slot + OUTER * OPERAND), inner)
                 arrive(counter_ptr, 32 * WARPS - 1)

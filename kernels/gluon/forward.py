@@ -102,7 +102,7 @@ def gluon_fwd_kernel(
 
     weight_ptr += gl.cast(p, gl.int64) * (GATES * H * H)
     if SOLO:
-        weights = load_whole(weight_ptr, 1, H, H, GATES, BLOCK_H, MMA)
+        held, kept = load_whole(weight_ptr, 1, H, H, GATES, BLOCK_H, WARPS, HELD, MMA, KEPT)
     else:
         held, kept = load_weights(weight_ptr, first_unit, 1, H, H, GATES, BLOCK_H, NUM_K, WARPS, HELD, MMA, KEPT)
     bias = ()
@@ -123,7 +123,7 @@ def gluon_fwd_kernel(
         wire_ptr += gl.cast(tile * P + p, gl.int64) * (2 * SLOT)
         wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE, DTYPE)
         wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], WIDTH, DTYPE)
-        partial = allocate(OUTER, gl.float32, [WARPS, BLOCK_H // 8, BLOCK_B, 8], PARTIAL)
+        partial = allocate(OUTER, gl.float32, [WARPS, BLOCK_B, BLOCK_H], PARTIAL)
 
     state = load_tiles(
         state_pointers(carry_in_ptr, offs_b, p, B, H)[:, None] + own, state_stride, None, STATES, gl.float32
@@ -158,7 +158,9 @@ def gluon_fwd_kernel(
 
         if SOLO:
             left = (operand(within(state[0], mask_h, H, RESTS), DTYPE),)
-            r = contract_own(shared[:1], left, weights[:OUTER], OUTER, 1, OUTER, BLOCK_B, BLOCK_H, MMA)
+            r = contract_own(
+                shared[:1], left, held, kept, 0, OUTER, 1, OUTER, BLOCK_B, BLOCK_H, WARPS, HELD, MMA, KEPT, OWN
+            )
         else:
             wait(counter_ptr, arrivals)
             r = contract_wire(
@@ -170,7 +172,10 @@ def gluon_fwd_kernel(
         if INNER:
             inner = operand(within(INNER_FWD(x, r, state, given, FAST), mask_h, H, RESTS), DTYPE)
             if SOLO:
-                product = contract_own(shared[1:], (inner,), weights[OUTER:], INNER, 1, INNER, BLOCK_B, BLOCK_H, MMA)
+                product = contract_own(
+                    shared[1:], (inner,), held, kept, OUTER, INNER, 1, INNER,
+                    BLOCK_B, BLOCK_H, WARPS, HELD, MMA, KEPT, OWN,
+                )  # fmt: skip
             else:
                 gl.store(wire_out + (slot + INNER_AT), inner)
                 arrive(counter_ptr, 32 * WARPS - 1)

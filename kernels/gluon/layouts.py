@@ -12,7 +12,7 @@ from typing import Any
 
 from fastrnn.kernels.gluon.language import gl
 from fastrnn.kernels.plan.configs import LaunchConfig
-from fastrnn.kernels.plan.gluon import held_chunks
+from fastrnn.kernels.plan.gluon import held
 
 _Bit = tuple[int, int]  # dimension, step
 
@@ -41,13 +41,13 @@ def grid_layouts(config: LaunchConfig, packed: int) -> dict[str, Any]:
     * MMA: of the product of each warp, `[WARPS, rows, units]`.
     * WIRE: of what is read from the wire, `[WARPS, row blocks, load, lane, number]`.
     * KEPT: of a right operand on its way to shared memory, a thread's numbers side by side.
-    * SUM: of the partial sums, `[WARPS, units / 8, rows, 8]`, all that a thread owns in that thread; PARTIAL: of them
-      in shared memory. In rows of more than 8 they would meet in the banks.
+    * SUM: of the partial sums, `[WARPS, rows, units]`, all that a thread owns in that thread; PARTIAL: of them in
+      shared memory, units moved by eights, so that neither who stores nor who loads meets another in a bank.
     * OWN: of the tiles of the pointwise part, `[rows, units]`.
     * SEND, PART, SHARED: where parts are sent (`parts.py`), of a product of all gates, of what is sent, of dr.
     """
     warps, rows, units = config.num_warps, config.block_b, config.block_h
-    owned = [*_bits(3, 8), *_bits(1, units // 8), *_bits(2, rows)]
+    places = units // 8
     found = {
         "MMA": gl.NVMMADistributedLayout(version=[2, 0], warps_per_cta=[warps, 1, 1], instr_shape=[1, 16, 8]),
         "WIRE": _linear(
@@ -56,29 +56,29 @@ def grid_layouts(config: LaunchConfig, packed: int) -> dict[str, Any]:
             [*_bits(3, 32), *_bits(0, warps)],
             warps,
         ),
-        "SUM": _linear([warps, units // 8, rows, 8], _bits(0, warps), owned, warps),
-        "PARTIAL": gl.SwizzledSharedLayout(1, 1, 1, order=[3, 2, 1, 0]),
-        "KEPT": _by_thread(warps, packed, units // 4 * packed),
+        "SUM": _linear([warps, rows, units], _bits(0, warps), [*_bits(2, units), *_bits(1, rows)], warps),
+        "PARTIAL": gl.SwizzledSharedLayout(8, max(1, 4 // places), places, order=[2, 1, 0]),
+        "KEPT": _by_thread(warps, 2 // packed, units // 4 * packed),
         "OWN": _linear([rows, units], [], [*_bits(1, units), *_bits(0, rows)], warps),
     }
     if config.scatter:
-        found["SEND"] = _by_units(warps)
-        found["PART"] = _by_thread(warps, packed, 4 * packed)
+        found["SEND"] = _warps_along(1, warps)
+        found["PART"] = _by_thread(warps, 2 // packed, 4 * packed)
         found["SHARED"] = _shared(units, packed)
     return found
 
 
-def _by_thread(warps: int, packed: int, numbers: int) -> Any:
+def _by_thread(warps: int, loads: int, numbers: int) -> Any:
     """Of what each thread has for itself, `[warps, loads, lane, number]`."""
-    loads = 2 // packed
     return _linear(
         [warps, loads, 32, numbers], [*_bits(3, numbers), *_bits(1, loads)], [*_bits(2, 32), *_bits(0, warps)], warps
     )
 
 
-def _by_units(warps: int) -> Any:
-    """Of a product `[rows, units]` whose units are divided among the warps."""
-    return gl.NVMMADistributedLayout(version=[2, 0], warps_per_cta=[1, warps], instr_shape=[16, 8])
+def _warps_along(dimension: int, warps: int) -> Any:
+    """Of a product of two dimensions, one of which is divided among the warps."""
+    each = [1, warps] if dimension else [warps, 1]
+    return gl.NVMMADistributedLayout(version=[2, 0], warps_per_cta=each, instr_shape=[16, 8])
 
 
 def _shared(units: int, packed: int) -> Any:
@@ -90,16 +90,22 @@ def _shared(units: int, packed: int) -> Any:
 def solo_layouts(config: LaunchConfig, packed: int) -> dict[str, Any]:
     """Of a program that holds all of R: its units are divided among the warps, which own what they multiply.
 
-    * MMA and OWN: of the products and tiles, `[rows, units]`.
-    * SHARED: of the operand.
+    * MMA: of the products, `[units, rows]`.
+    * OWN: the same of the tiles, `[rows, units]`.
+    * KEPT: of a gate's left operand on its way to shared memory, as above.
+    * SHARED: of the other operand.
     """
-    mma = _by_units(config.num_warps)
-    return {"MMA": mma, "OWN": mma, "SHARED": _shared(config.block_h, packed)}
+    warps, rows, units = config.num_warps, config.block_b, config.block_h
+    lanes, over = [(0, 2), (0, 4), (1, 1), (1, 2), (1, 4)], [(1, 16 << bit) for bit in range(warps.bit_length() - 1)]
+    own = _linear([rows, units], [(0, 1), (1, 8)], [*lanes, *over], warps)
+    kept = _by_thread(warps, units // (8 * packed), 4 * packed)
+    return {"MMA": _warps_along(0, warps), "OWN": own, "KEPT": kept, "SHARED": _shared(units, packed)}
 
 
 @functools.cache
 def gluon_constants(gates: int, element_bytes: int, config: LaunchConfig) -> dict[str, Any]:
-    """The compile-time arguments that Gluon's kernels alone have; HELD: how many chunks of R are in registers."""
+    """The compile-time arguments that Gluon's kernels alone have; HELD: how many chunks of R, or gates of all of
+    it, are in registers."""
     packed = 4 // element_bytes
     layouts = solo_layouts(config, packed) if config.alone else grid_layouts(config, packed)
-    return {"WARPS": config.num_warps, "HELD": held_chunks(gates, element_bytes, config), **layouts}
+    return {"WARPS": config.num_warps, "HELD": held(gates, element_bytes, config), **layouts}

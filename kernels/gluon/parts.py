@@ -97,7 +97,10 @@ def send_parts(
 ):
     DTYPE: gl.constexpr = dr[0].dtype
     PACKED: gl.constexpr = packed(DTYPE)
-    left = hand_round(shared, dr, GATES, SEND)
+    hand_round(shared, dr, GATES)
+    left = ()
+    for g in gl.static_range(GATES):
+        left = left + (shared[g].load(gl.DotOperandLayout(0, SEND, PACKED)),)
     for j in gl.static_range(READERS // WARPS):
         total = gl.zeros([16, 16 * WARPS], gl.float32, SEND)
         for g in gl.static_range(GATES):

@@ -3,9 +3,10 @@
 R stays in registers, as far as there are any: of the wire's chunks the first HELD, the others in shared memory, where
 each thread has its own numbers side by side.
 
-SOLO: the program has all of R and the whole operand, which its warps hand each other through shared memory: `[rows, K]`
-by `[K, units]`, each warp's units its own. Else the operand is on the wire, K is split over the warps, `[WARPS, rows,
-16]` by `[WARPS, 16, units]` chunk by chunk, and the sum over the warps goes through shared memory once.
+SOLO: the program has all of R and the whole operand, which its warps hand each other through shared memory: `[units,
+K]` by `[K, rows]`, each warp's units its own, so that 8 rows will do. Else the operand is on the wire, K is split over
+the warps, `[WARPS, rows, 16]` by `[WARPS, 16, units]` chunk by chunk, and the sum over the warps goes through shared
+memory once.
 """
 
 from fastrnn.kernels.gluon.indices import along
@@ -104,16 +105,53 @@ def weights_of_chunk(
 
 
 @gluon.jit
-def load_whole(ptr, stride_k, stride_n, H: gl.constexpr, GATES: gl.constexpr, UNITS: gl.constexpr, MMA: gl.constexpr):
-    """All of R as right operands, `[UNITS, UNITS]` a gate; zero past H."""
-    right: gl.constexpr = gl.DotOperandLayout(1, MMA, packed(ptr.dtype.element_ty))
-    k = along(0, UNITS, 2, right)
-    n = along(1, UNITS, 2, right)
-    weights = ()
-    for g in gl.static_range(GATES):
-        at = ptr + g * H * H + n * stride_n + k * stride_k
-        weights = weights + (operand(gl.load(at, mask=(k < H) & (n < H), other=0.0), ptr.dtype.element_ty),)
-    return weights
+def load_whole(
+    ptr,  # as `load_weights` takes it
+    stride_k,
+    stride_n,
+    H: gl.constexpr,
+    GATES: gl.constexpr,
+    UNITS: gl.constexpr,
+    WARPS: gl.constexpr,
+    HELD: gl.constexpr,
+    MMA: gl.constexpr,
+    KEPT: gl.constexpr,
+):
+    """All of R as left operands, `[UNITS, UNITS]` a gate, zero past H: HELD gates' in registers, the others' in shared
+    memory."""
+    DTYPE: gl.constexpr = ptr.dtype.element_ty
+    PACKED: gl.constexpr = packed(DTYPE)
+    left: gl.constexpr = gl.DotOperandLayout(0, MMA, PACKED)
+    n = along(0, UNITS, 2, left)
+    k = along(1, UNITS, 2, left)
+    held, kept = (), ()
+    for i in gl.static_range(GATES):
+        # Those for shared memory first, while registers are free.
+        at = ptr + (HELD + i) % GATES * H * H + n * stride_n + k * stride_k
+        tile = operand(gl.load(at, mask=(k < H) & (n < H), other=0.0), DTYPE)
+        if (HELD + i) % GATES < HELD:
+            held = held + (tile,)
+        else:
+            tile = tile.reshape([WARPS, 2, 8, UNITS // (8 * PACKED), 2, 4, PACKED]).permute(0, 3, 2, 5, 4, 1, 6)
+            kept = kept + (put(tile.reshape([WARPS, UNITS // (8 * PACKED), 32, 4 * PACKED]), KEPT),)
+            keep_order()
+    return held, kept
+
+
+@gluon.jit
+def weights_of_gate(
+    held, kept, g: gl.constexpr, UNITS: gl.constexpr, WARPS: gl.constexpr, HELD: gl.constexpr, MMA: gl.constexpr,
+    KEPT: gl.constexpr,
+):  # fmt: skip
+    """The left operand of gate g."""
+    if g < HELD:
+        return held[g]
+    else:
+        PACKED: gl.constexpr = packed(kept[0].dtype)
+        tile = kept[g - HELD].load(KEPT)
+        tile = tile.reshape([WARPS, UNITS // (8 * PACKED), 8, 4, 2, 2, PACKED]).permute(0, 5, 2, 1, 4, 3, 6)
+        tile = tile.reshape([UNITS, UNITS])
+        return gl.convert_layout(tile, gl.DotOperandLayout(0, MMA, PACKED), assert_trivial=True)
 
 
 @gluon.jit
@@ -168,7 +206,7 @@ def keep_order():
 
 @gluon.jit
 def share(
-    partial,  # shared memory for OUT sums at the least, [WARPS, UNITS / 8, ROWS, 8] float32
+    partial,  # shared memory for OUT sums at the least, [WARPS, ROWS, UNITS] float32
     sums,
     OUT: gl.constexpr,
     ROWS: gl.constexpr,
@@ -179,13 +217,11 @@ def share(
 ):
     """OUT sums of each warp, added up in the order of the warps, as their owners hold them: `[ROWS, UNITS]`."""
     for i in gl.static_range(OUT):
-        wide = sums[i].reshape([WARPS, ROWS, UNITS // 8, 8]).permute(0, 2, 1, 3)
-        partial[i].store(wide)
+        partial[i].store(sums[i])
     barrier()
     out = ()
     for i in gl.static_range(OUT):
-        total = gl.sum(partial[i].load(SUM), 0).permute(1, 0, 2).reshape([ROWS, UNITS])
-        out = out + (gl.convert_layout(total, OWN, assert_trivial=True),)
+        out = out + (gl.convert_layout(gl.sum(partial[i].load(SUM), 0), OWN, assert_trivial=True),)
     return out
 
 
@@ -237,37 +273,47 @@ def contract_wire(
 
 
 @gluon.jit
-def hand_round(shared, tiles, COUNT: gl.constexpr, MMA: gl.constexpr):
-    """COUNT tiles as left operands of all warps, by the shared memory of each."""
+def hand_round(shared, tiles, COUNT: gl.constexpr):
+    """COUNT tiles to all warps, by the shared memory of each."""
     for i in gl.static_range(COUNT):
         shared[i].store(tiles[i])
     barrier()
-    left = ()
-    for i in gl.static_range(COUNT):
-        left = left + (shared[i].load(gl.DotOperandLayout(0, MMA, packed(tiles[i].dtype))),)
-    return left
 
 
 @gluon.jit
 def contract_own(
-    shared,  # shared memory for each of `left`, [ROWS, UNITS]
-    left,  # LEFT tiles, zero past H
-    weights,
+    shared,  # shared memory for each of `tiles`, [ROWS, UNITS]
+    tiles,  # LEFT of them, zero past H
+    held,  # `load_whole`
+    kept,
+    FIRST: gl.constexpr,
     COUNT: gl.constexpr,
     LEFT: gl.constexpr,
     OUT: gl.constexpr,
     ROWS: gl.constexpr,
     UNITS: gl.constexpr,
+    WARPS: gl.constexpr,
+    HELD: gl.constexpr,
     MMA: gl.constexpr,
+    KEPT: gl.constexpr,
+    OWN: gl.constexpr,
 ):
-    """The same of a program's own tiles and `weights`, which are those of COUNT gates."""
-    parts = hand_round(shared, left, LEFT, MMA)
+    """The same of a program's own tiles."""
+    hand_round(shared, tiles, LEFT)
+    RIGHT: gl.constexpr = gl.DotOperandLayout(1, MMA, packed(tiles[0].dtype))
+    right = ()
+    for i in gl.static_range(LEFT):
+        right = right + (shared[i].permute([1, 0]).load(RIGHT),)
     # Each gate has a sum of its own: a product that waits for another's takes four times as long.
     sums = ()
-    for _ in gl.static_range(COUNT):
-        sums = sums + (gl.zeros([ROWS, UNITS], gl.float32, MMA),)
-    sums = multiply(parts, weights, sums, 0, COUNT, LEFT, COUNT)
+    for g in gl.static_range(COUNT):
+        weights = weights_of_gate(held, kept, FIRST + g, UNITS, WARPS, HELD, MMA, KEPT)
+        nothing = gl.zeros([UNITS, ROWS], gl.float32, MMA)
+        sums = sums + (mma_v2(weights, right[g % LEFT], nothing, "tf32"),)
     if OUT == 1:
         for g in gl.static_range(1, COUNT):
             sums = (sums[0] + sums[g],) + sums[1:]
-    return sums
+    out = ()
+    for i in gl.static_range(OUT):
+        out = out + (gl.convert_layout(sums[i].permute(1, 0), OWN, assert_trivial=True),)
+    return out

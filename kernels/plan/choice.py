@@ -112,10 +112,8 @@ def _gluon(shape: ScanShape, device: Device, schedule: str, exchange: str) -> It
 
 
 def _gluon_solo(shape: ScanShape, device: Device, schedule: str) -> Iterator[LaunchConfig]:
-    size = max(16, power_of_two(shape.hidden))
-    if _has_gluon(shape, device, schedule) and size <= 64:
-        for warps in (size // 8, size // 16):
-            yield gluon.solo(shape.hidden, warps)
+    if _has_gluon(shape, device, schedule) and shape.hidden <= 128:
+        yield gluon.solo(shape.hidden)
 
 
 def _diagonal(schedule: str) -> Iterator[LaunchConfig]:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
 from fastrnn.kernels.plan.cost import register_estimate, shared_estimate
 from fastrnn.kernels.plan.devices import Device
-from fastrnn.kernels.plan.gluon import roomy
 
 
 class Facts(NamedTuple):
@@ -28,6 +27,7 @@ class Facts(NamedTuple):
         units, rows: of one program.
         scatter: whether backward sends parts of dh.
         chunk, fetched, width: how much of the contraction is walked at once, fetched together, and there in all.
+        depth: that in numbers of 16 bits, as many as take the same room: twice as many of float32.
     """
 
     gates: int
@@ -52,6 +52,7 @@ class Facts(NamedTuple):
     chunk: int
     fetched: int
     width: int
+    depth: int
 
 
 def facts(shape: ScanShape, config: LaunchConfig, device: Device) -> Facts:
@@ -78,6 +79,7 @@ def facts(shape: ScanShape, config: LaunchConfig, device: Device) -> Facts:
         config.block_k,
         config.group * config.block_k,
         config.num_k * config.block_k,
+        config.num_k * config.block_k * shape.element_bytes // 2,
     )
 
 
@@ -128,7 +130,7 @@ class Limit(NamedTuple):
 
 _SPREAD = ("grid", "streamed")  # over several programs
 _WIDE = ("wide", "wide streamed")
-_GLUON = "gluon grid"
+_GLUON, _ALONE = "gluon grid", "gluon solo"
 _NO_BARRIER = ("none", "flag")
 
 _EXACT = "exact float32 products run on the ordinary units, where unrolled dots need more registers than there are"
@@ -137,6 +139,7 @@ _IN_FLIGHT = "Triton 3.6 has all chunks of float32 operands in flight, where not
 _FLOAT32 = f"{_UNROLLED}; float32's is the less wide"
 _TWO = "two contractions a step keep both slices' descriptors"
 _THIRTY_TWO = "of many rows, 32 units in float32 leave room for little else"
+_MORE_THAN_GATES = "vectors, or more states than two, have no room beside all of R"
 _IN_REGISTERS = "other GPUs than Hopper multiply what is in registers"
 _OTHER_GPUS = "compiled for other GPUs than Hopper it spills"
 # The streamed tile of 32 units that has room all the same, in 16 bits.
@@ -244,33 +247,36 @@ LIMITS: tuple[Limit, ...] = (
     # Layouts said. R takes the registers that it is given: what is left is for the operands on their way.
     Limit("32 rows of several gates have twice the operands and sums", _of(tier=_GLUON, backward=False, gates=_over(3),
                                                                         units=_over(8), rows=_over(16),
-                                                                        width=_over(768))),
+                                                                        depth=_over(768))),
     Limit("32 rows of many gates have twice the operands and sums", _of(tier=_GLUON, gates=_over(4), rows=_over(16),
-                                                                      width=_over(512))),
+                                                                      depth=_over(512))),
     Limit("32 rows have twice the operands, of which each of four warps has twice as many",
-          _of(tier=_GLUON, gates=_over(1), rows=_over(16), warps=4, width=_over(512))),
+          _of(tier=_GLUON, gates=_over(1), rows=_over(16), warps=4, depth=_over(512))),
     Limit("32 rows have twice the operands, of which each of four warps has twice as many",
-          _of(tier=_GLUON, gates=_over(3), rows=_over(16), warps=4, width=_over(256))),
+          _of(tier=_GLUON, gates=_over(3), rows=_over(16), warps=4, depth=_over(256))),
     Limit("32 rows have twice the operands, and two contractions twice the room",
-          _of(tier=_GLUON, inner=_over(0), rows=_over(16), warps=4, width=_over(256))),
+          _of(tier=_GLUON, inner=_over(0), rows=_over(16), warps=4, depth=_over(256))),
     Limit("32 rows and units of several gates", _of(tier=_GLUON, backward=True, gates=_over(1), units=_over(16),
-                                                   rows=_over(16), width=_over(256))),
+                                                   rows=_over(16), depth=_over(256))),
     Limit("parts of many gates are for eight warps", _of(tier=_GLUON, scatter=True, gates=_over(4), warps=4)),
     Limit("32 rows and units of a long contraction", _of(tier=_GLUON, backward=True, units=_over(16), rows=_over(16),
-                                                        width=_over(1024))),
+                                                        depth=_over(1024))),
     Limit("vectors, or more states than two, leave room for 16 units", _of(tier=_GLUON, backward=True, extra=_over(0),
                                                                           units=_over(16))),
     Limit("vectors, or more states than two, leave room for 16 rows", _of(tier=_GLUON, backward=True, extra=_over(0),
-                                                                         rows=_over(16), width=_over(512))),
+                                                                         rows=_over(16), depth=_over(512))),
     Limit("a number of each row leaves room for 16 rows", _of(tier=_GLUON, backward=True, constants=_over(0),
-                                                             rows=_over(16), width=_over(512))),
-    Limit("of 64 units' gradients four warps have room for three gates", _of(tier="gluon solo", backward=True,
-                                                                            gates=_over(3), units=_over(32), warps=4)),
-    Limit("of 64 units' gradients in float32 four warps have room for two gates",
-          _of(tier="gluon solo", element_bytes=4, backward=True, gates=_over(2), units=_over(32), warps=4)),
-    Limit(_FLOAT32, _of(tier=_GLUON, element_bytes=4, units=_over(16), rows=_over(16), width=_over(1024))),
+                                                             rows=_over(16), depth=_over(512))),
+    Limit(_MORE_THAN_GATES, _of(tier=_ALONE, backward=True, extra=_over(0), units=_over(64))),
+    Limit(_MORE_THAN_GATES, _of(tier=_ALONE, element_bytes=4, backward=True, extra=_over(0), units=_over(32))),
+    Limit("the gradients of many gates of 64 units take all registers",
+          _of(tier=_ALONE, backward=True, gates=_over(4), units=_over(32))),
     Limit("32 rows have twice the operands, and two contractions twice the room",
-          _of(tier=_GLUON, element_bytes=4, inner=_over(0), rows=_over(16), width=_over(512))),
+          _of(tier=_GLUON, inner=_over(0), rows=_over(16), depth=_over(1024))),
+    Limit("32 rows and units of a long contraction", _of(tier=_GLUON, units=_over(16), rows=_over(16),
+                                                        depth=_over(2048))),
+    Limit("32 rows of many gates in float32", _of(tier=_GLUON, element_bytes=4, gates=_over(4), rows=_over(16),
+                                                 depth=_over(256))),
     # What is split over the warps, resident or not.
     Limit(_OTHER_GPUS, _of(split=True, hopper=False, warps=4, units=_over(8))),
     Limit(_OTHER_GPUS, _of(split=True, hopper=False, units=_over(16)), unless=_EASED),
@@ -310,8 +316,6 @@ def fits(shape: ScanShape, config: LaunchConfig, device: Device) -> bool:
     launch = facts(shape, config, device)
     if any(limit.forbids(launch) for limit in LIMITS):
         return False
-    if config.gluon:
-        return roomy(shape, config)
-    if config.split == 1 or _holds(_OVERESTIMATED, launch) or _holds(_LEAST, launch):
+    if config.gluon or config.split == 1 or _holds(_OVERESTIMATED, launch) or _holds(_LEAST, launch):
         return True
     return register_estimate(shape, config) <= _REGISTER_BUDGET[config.num_warps]

@@ -14,7 +14,7 @@ pytest.importorskip("triton.experimental.gluon.language")
 
 from fastrnn.kernels.gluon.layouts import gluon_constants
 from fastrnn.kernels.plan.configs import ScanShape
-from fastrnn.kernels.plan.gluon import held_chunks, shared_estimate
+from fastrnn.kernels.plan.gluon import held, shared_estimate
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTERS = """
@@ -82,7 +82,7 @@ def test_what_registers_hold_and_shared_memory_keeps() -> None:
         (4, 768, 2),
     ):
         config = gluon_launch(hidden, 8, 16)
-        assert held_chunks(4, element_bytes, config) == chunks
+        assert held(4, element_bytes, config) == chunks
         kept = shared_estimate(ScanShape(4, True, element_bytes, 16, hidden, 1), config) - 4 * 8 * 16 * 16
         assert kept == (config.num_k - chunks) * 4 * 16 * config.block_k * element_bytes
 
