@@ -133,6 +133,7 @@ def gluon_bwd_kernel(
     FAST: gl.constexpr,
     MMA: gl.constexpr,
     OWN: gl.constexpr,
+    IN_FLIGHT: gl.constexpr = None,
     WIRE: gl.constexpr = None,
     KEPT: gl.constexpr = None,
     SUM: gl.constexpr = None,
@@ -286,7 +287,7 @@ def gluon_bwd_kernel(
             else:
                 dh = contract_wire(
                     wire_in + slot, partial, held, kept, GATES, 0, OUTER, OUTER, 1, 2, BLOCK_B, BLOCK_H, NUM_K, WARPS,
-                    HELD, MMA, KEPT, SUM, OWN,
+                    HELD, IN_FLIGHT, MMA, KEPT, SUM, OWN,
                 )  # fmt: skip
         dstate = (dstate[0] + dh[0],) + dstate[1:]
 
@@ -306,7 +307,7 @@ def gluon_bwd_kernel(
                 wait(counter_ptr, arrivals + gl.num_programs(0))
                 through = contract_wire(
                     wire_in + (slot + OUTER * OPERAND), partial, held, kept, GATES, OUTER, INNER, INNER, 1, 2, BLOCK_B,
-                    BLOCK_H, NUM_K, WARPS, HELD, MMA, KEPT, SUM, OWN,
+                    BLOCK_H, NUM_K, WARPS, HELD, IN_FLIGHT, MMA, KEPT, SUM, OWN,
                 )  # fmt: skip
             dx, dr, dprev, dgiven = BWD(dstate, saved, before, state, given, through[0], FAST)
         else:

@@ -83,6 +83,7 @@ def gluon_fwd_kernel(
     FAST: gl.constexpr,
     MMA: gl.constexpr,
     OWN: gl.constexpr,
+    IN_FLIGHT: gl.constexpr = None,
     WIRE: gl.constexpr = None,
     KEPT: gl.constexpr = None,
     SUM: gl.constexpr = None,
@@ -165,7 +166,7 @@ def gluon_fwd_kernel(
             wait(counter_ptr, arrivals)
             r = contract_wire(
                 wire_in + slot, partial, held, kept, GATES, 0, OUTER, 1, OUTER, 2,
-                BLOCK_B, BLOCK_H, NUM_K, WARPS, HELD, MMA, KEPT, SUM, OWN,
+                BLOCK_B, BLOCK_H, NUM_K, WARPS, HELD, IN_FLIGHT, MMA, KEPT, SUM, OWN,
             )  # fmt: skip
         if HAS_BIAS:
             r = add_bias(r, bias, OUTER)
@@ -182,7 +183,7 @@ def gluon_fwd_kernel(
                 wait(counter_ptr, arrivals + gl.num_programs(0))
                 product = contract_wire(
                     wire_in + (slot + INNER_AT), partial, held, kept, GATES, OUTER, INNER, 1, INNER, 2,
-                    BLOCK_B, BLOCK_H, NUM_K, WARPS, HELD, MMA, KEPT, SUM, OWN,
+                    BLOCK_B, BLOCK_H, NUM_K, WARPS, HELD, IN_FLIGHT, MMA, KEPT, SUM, OWN,
                 )  # fmt: skip
             if HAS_BIAS:
                 product = add_bias(product, bias[OUTER:], INNER)

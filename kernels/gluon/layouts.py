@@ -12,7 +12,7 @@ from typing import Any
 
 from fastrnn.kernels.gluon.language import gl
 from fastrnn.kernels.plan.configs import LaunchConfig
-from fastrnn.kernels.plan.gluon import held
+from fastrnn.kernels.plan.gluon import held, in_flight
 
 _Bit = tuple[int, int]  # dimension, step
 
@@ -107,5 +107,7 @@ def gluon_constants(gates: int, element_bytes: int, config: LaunchConfig) -> dic
     """The compile-time arguments that Gluon's kernels alone have; HELD: how many chunks of R, or gates of all of
     it, are in registers."""
     packed = 4 // element_bytes
-    layouts = solo_layouts(config, packed) if config.alone else grid_layouts(config, packed)
-    return {"WARPS": config.num_warps, "HELD": held(gates, element_bytes, config), **layouts}
+    found = {"WARPS": config.num_warps, "HELD": held(gates, element_bytes, config)}
+    if config.alone:
+        return found | solo_layouts(config, packed)
+    return found | {"IN_FLIGHT": in_flight(gates, element_bytes, config)} | grid_layouts(config, packed)

@@ -242,6 +242,7 @@ def contract_wire(
     NUM_K: gl.constexpr,
     WARPS: gl.constexpr,
     HELD: gl.constexpr,
+    IN_FLIGHT: gl.constexpr,
     MMA: gl.constexpr,
     KEPT: gl.constexpr,
     SUM: gl.constexpr,
@@ -252,7 +253,7 @@ def contract_wire(
     STRIDE: gl.constexpr = ROWS * 16 * NUM_K * WARPS  # from one operand to the next
     # As many chunks are on their way at a time as there are registers for.
     REGISTERS: gl.constexpr = 8 // packed(ptrs.dtype.element_ty) * LEFT * (ROWS // 16)
-    WINDOW: gl.constexpr = min(NUM_K, max(1, 96 // REGISTERS))
+    WINDOW: gl.constexpr = min(NUM_K, max(1, IN_FLIGHT // REGISTERS))
     parts = ()
     for j in gl.static_range(WINDOW):
         parts = parts + load_chunk(ptrs, j, LEFT, STRIDE, MMA, WARPS, ROWS)

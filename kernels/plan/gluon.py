@@ -14,7 +14,7 @@ CYCLES_PER_US = 1755.0
 _TELL = 60  # barriers of a hand-over; the rest of it is a hop, fence and all, of one lane to one lane
 _MATRIX, _LATENCY = 8, 25  # a matrix instruction's turn, and how much longer it takes
 _LOAD, _SUM, _POINTWISE = 310, 40, 40  # what each part takes at the least
-_ALONE_LOAD, _ALONE_AFTER = 170, 100
+_ALONE_LOAD, _STORE = 170, 25  # a program with all of R loads from shared memory; a store
 _WORTH = 1.1  # parts in 16 bits are rounded once more than sums of gathered gradients: they have to be worth it
 # Registers of a thread that R may take: with more, and the rest of a step, kernels spill; the fewer, the more chunks
 # there are, each of which has an address in shared memory.
@@ -50,6 +50,11 @@ def held(gates: int, element_bytes: int, config: LaunchConfig) -> int:
     """How many chunks of R are in registers; the others are in shared memory."""
     each, chunks = _per_chunk(gates, element_bytes, config), _chunks(gates, config)
     return min(chunks, (_HELD if each * chunks <= _MANY else _HELD_OF_MANY) // each)
+
+
+def in_flight(gates: int, element_bytes: int, config: LaunchConfig) -> int:
+    """How many registers of a thread operands take that are on their way."""
+    return 96 if held(gates, element_bytes, config) == config.num_k else 80
 
 
 def _kept_bytes(shape: ScanShape, config: LaunchConfig) -> int:
@@ -95,7 +100,8 @@ def _alone_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float
     programs = ceil_div(shape.batch, config.block_b) * shape.groups
     share = ceil_div(programs, device.sms)
     busy = sum(_work(shape, config)) + _kept_bytes(shape, config) / device.sm_shared_rate * CYCLES_PER_US
-    chain = (1 + shape.inner) * (_ALONE_LOAD + _LATENCY) + busy + _POINTWISE + _ALONE_AFTER
+    stores = _STORE * (4 if shape.backward else shape.gates)
+    chain = (1 + shape.inner) * (_ALONE_LOAD + _LATENCY) + busy + _POINTWISE + stores
     threads = 32 * config.num_warps
     weights = held(shape.gates, shape.element_bytes, config) * _per_chunk(shape.gates, shape.element_bytes, config)
     registers = min(255, 110 + weights + (40 if shape.backward else 0))
@@ -123,6 +129,11 @@ def launch_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float
         chain += 2 * _MATRIX * config.num_k * max(1.0, config.num_warps / 4) + 2 * _SUM
     else:  # what has come is multiplied while the rest comes
         through -= min(through, matrix / CYCLES_PER_US)
+        # Where registers have not room for all of it at once, it comes in several rounds.
+        operand = 2 * shape.element_bytes * shape.left * config.block_b / 16
+        window = max(1, in_flight(shape.gates, shape.element_bytes, config) // operand)
+        rounds = max(1.0, config.num_k / window)
+        chain += (rounds - 1) * max(0.0, _LOAD - matrix / rounds)
     kept = share * _kept_bytes(shape, config) / device.sm_shared_rate
     cost = (chain + (share - 1) * (matrix + special + moves)) / CYCLES_PER_US + through + kept
     rounded = config.scatter and shape.element_bytes == 2

@@ -115,7 +115,7 @@ def test_many_rows_are_compiled_ahead(arch: str, version: str) -> None:
     rows = _wide_rows(arch, version)
     assert {(row["arch"], row["triton"], row["status"]) for row in rows} == {(arch, version, "ok")}
     wide = [row for row in rows if row["tier"].startswith("wide")]
-    assert len(wide) >= (170 if arch == "sm_90" else 8)
+    assert len(wide) >= (110 if arch == "sm_90" else 8)
     for row in wide:
         assert row["resident"] == (row["tier"] == "wide"), row
         assert row["wgmma" if arch == "sm_90" else "mma"] > 0, row
@@ -123,16 +123,22 @@ def test_many_rows_are_compiled_ahead(arch: str, version: str) -> None:
         assert {row["cell"] for row in wide} == set(COUNTS) - {"rnn_relu", "indrnn"}
 
 
+# Of an LSTM's time loop, 16 rows, instructions of a warp at the most, forward and backward, by hidden size.
+FEW = {
+    "bfloat16": {64: (310, 340), 256: (200, 230), 512: (200, 230), 768: (200, 230), 1024: (250, 270)},
+    "float32": {64: (330, 440), 256: (190, 230), 512: (240, 270), 768: (230, 350), 1024: (260, 450)},
+}
+
+
 @pytest.mark.parametrize("version", VERSIONS)
-def test_few_rows_take_few_instructions(version: str) -> None:
-    """An LSTM's time loop, 16 rows in 16 bits, layouts said: instructions a warp and barriers, both passes."""
-    most = {256: (200, 230), 512: (200, 230), 768: (200, 230), 1024: (250, 270)}
-    for hidden, passes in most.items():
+@pytest.mark.parametrize("dtype", FEW)
+def test_few_rows_take_few_instructions(dtype: str, version: str) -> None:
+    for hidden, passes in FEW[dtype].items():
         for backward, instructions in zip((False, True), passes, strict=True):
-            row = _find(_rows(version), "lstm", backward, "bfloat16", hidden, 16)
-            assert row["tier"] == "gluon grid", row
+            row = _find(_rows(version), "lstm", backward, dtype, hidden, 16)
+            assert row["tier"] == ("gluon grid" if hidden > 64 else "gluon solo"), row
             assert row["instructions"] <= instructions, row
-            assert row["barriers"] == 3, row
+            assert row["barriers"] == (4 if row["scatter"] else 3 if hidden > 64 else 2), row
 
 
 def _few_rows(version: str) -> list[dict[str, Any]]:
