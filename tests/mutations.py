@@ -252,7 +252,7 @@ SOURCE: dict[str, Source] = {
         ("wrong", "race"),
     ),
     "weights in their own order": Source(
-        "gluon/wire.py", "k // (8 * PACKED) * (8 * PACKED) | k // PACKED % 4 * (2 * PACKED) |", "k +",
+        "gluon/wire.py", "lane * (2 * PACKED) | register * PACKED", "lane * PACKED | register * (4 * PACKED)",
         "gru bfloat16 gluon-grid barrier T=3 block_h=8", ("wrong",),
     ),
     "one slot for all steps": Source(

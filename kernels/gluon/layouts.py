@@ -29,9 +29,8 @@ def _linear(shape: list[int], registers: Sequence[_Bit], rest: Sequence[_Bit], w
 
     threads = 5 + warps.bit_length() - 1
     spread = [*rest[:threads], *[None] * max(0, threads - len(rest))]
-    held = [*registers, *rest[threads:]]
-    lanes, over = spread[:5], spread[5:]
-    return gl.DistributedLinearLayout(*([basis(bit) for bit in bits] for bits in (held, lanes, over)), [], shape)
+    bits = ([*registers, *rest[threads:]], spread[:5], spread[5:])
+    return gl.DistributedLinearLayout(*([basis(bit) for bit in each] for each in bits), [], shape)
 
 
 def grid_layouts(config: LaunchConfig, packed: int) -> dict[str, Any]:
@@ -104,8 +103,11 @@ def solo_layouts(config: LaunchConfig, packed: int) -> dict[str, Any]:
 
 @functools.cache
 def gluon_constants(gates: int, element_bytes: int, config: LaunchConfig) -> dict[str, Any]:
-    """The compile-time arguments that Gluon's kernels alone have; HELD: how many chunks of R, or gates of all of
-    it, are in registers."""
+    """The compile-time arguments that Gluon's kernels alone have.
+
+    HELD: how many chunks of R, or gates of all of it, are in registers; IN_FLIGHT: how many of these operands take that
+    are on their way.
+    """
     packed = 4 // element_bytes
     found = {"WARPS": config.num_warps, "HELD": held(gates, element_bytes, config)}
     if config.alone:

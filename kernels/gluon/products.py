@@ -38,7 +38,7 @@ def allocate(COUNT: gl.constexpr, DTYPE: gl.constexpr, SHAPE: gl.constexpr, LAYO
 
 @gluon.jit
 def put(tile, KEPT: gl.constexpr):
-    """A right operand in shared memory, the numbers of a thread side by side: `[WARPS, loads, 32, numbers]`."""
+    """An operand of R in shared memory, the numbers of a thread side by side: `[WARPS, loads, 32, numbers]`."""
     SHAPE: gl.constexpr = tile.shape
     memory = gl.allocate_shared_memory(tile.dtype, SHAPE, gl.SwizzledSharedLayout(1, 1, 1, order=[3, 2, 1, 0]))
     memory.store(gl.convert_layout(tile, KEPT, assert_trivial=True))

@@ -71,6 +71,6 @@ def wired(k, DTYPE: gl.constexpr):
     """Which k the wire has where the operand has its k-th: in 16 bits, of 16, lane k // 2 % 4, then register k // 8,
     then k % 2."""
     PACKED: gl.constexpr = packed(DTYPE)
-    return (
-        k // (8 * PACKED) * (8 * PACKED) | k // PACKED % 4 * (2 * PACKED) | k // (4 * PACKED) % 2 * PACKED | k % PACKED
-    )
+    LOAD: gl.constexpr = 8 * PACKED
+    lane, register = k // PACKED % 4, k // (4 * PACKED) % 2
+    return k // LOAD * LOAD | lane * (2 * PACKED) | register * PACKED | k % PACKED

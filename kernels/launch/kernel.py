@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-import torch
+import triton.language as tl
 
 from fastrnn.kernels.counts import Counts
 from fastrnn.kernels.plan.configs import LaunchConfig
@@ -47,7 +47,7 @@ def constants_of(
     if config.gluon:
         from fastrnn.kernels.gluon.layouts import gluon_constants
 
-        found |= gluon_constants(counts.gates, getattr(torch, dtype).itemsize, config)
+        found |= gluon_constants(counts.gates, getattr(tl, dtype).primitive_bitwidth // 8, config)
         return found | {"SCATTER": config.scatter} if backward else found
     if not backward:
         found["HAS_START"] = starts_elsewhere(counts)
