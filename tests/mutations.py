@@ -251,7 +251,7 @@ SOURCE: dict[str, Source] = {
         "lstm float16 gluon-grid barrier T=3 block_h=8",
         ("wrong", "race"),
     ),
-    "weights in their own order": Source(
+    "weights in another order than the operand": Source(
         "gluon/wire.py", "lane * (2 * PACKED) | register * PACKED", "lane * PACKED | register * (4 * PACKED)",
         "gru bfloat16 gluon-grid barrier T=3 block_h=8", ("wrong",),
     ),
