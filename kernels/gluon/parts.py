@@ -135,7 +135,7 @@ def add_again(total, slot_ptr, offsets):
 @gluon.jit
 def load_part(ptrs, j: gl.constexpr, WARPS: gl.constexpr):
     """Of a warp's writers the j-th one's."""
-    return (gl.load(ptrs + j * (WARPS * SIZE), cache_modifier=".cg"),)
+    return gl.load(ptrs + j * (WARPS * SIZE), cache_modifier=".cg")
 
 
 @gluon.jit
@@ -174,12 +174,11 @@ def sum_parts(
     IN_16_BITS: gl.constexpr = DTYPE.primitive_bitwidth == 16
     ptrs = slot_ptr + thread
     TURNS: gl.constexpr = READERS // WARPS
-    WINDOW: gl.constexpr = min(
-        TURNS, 4 * packed(DTYPE)
-    )  # so many are on their way at a time as there are registers for
+    # As many parts are on their way at a time as there are registers for.
+    WINDOW: gl.constexpr = min(TURNS, 4 * packed(DTYPE))
     parts = ()
     for j in gl.static_range(WINDOW):
-        parts = parts + load_part(ptrs, j, WARPS)
+        parts = parts + (load_part(ptrs, j, WARPS),)
     one = ()
     if IN_16_BITS:
         one = ones(WARPS, MMA, DTYPE)
@@ -189,7 +188,7 @@ def sum_parts(
     for j in gl.static_range(TURNS):
         if j > 0 and j + WINDOW <= TURNS:
             keep_order()
-            parts = parts + load_part(ptrs, j + WINDOW - 1, WARPS)
+            parts = parts + (load_part(ptrs, j + WINDOW - 1, WARPS),)
         total = add_part(total, parts[j], one, WARPS, MMA)
     if not IN_16_BITS:
         total = total.reshape([WARPS, 2, 8, 4, 2, 2]).permute(0, 4, 2, 1, 3, 5).reshape([WARPS, 16, 16])
