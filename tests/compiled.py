@@ -119,7 +119,7 @@ class Case:
             size = max(16, 1 << (hidden - 1).bit_length())
             tile = (16, size, size, 1, 1, 1, self.warps)
         elif self.tier == "gluon-grid":
-            tile = (self.block_b, self.block_h, self.warps, self.scatter and backward)
+            tile = (self.block_b, self.block_h, self.warps, self.scatter and backward, self.exchange)
             return dataclasses.replace(gluon.grid(hidden, *tile), batch_tiles=self.batch_tiles)
         elif self.tier.startswith("wide"):
             tile = (self.block_b, self.block_h, self.block_k, -(-hidden // self.block_k), 1, 1, self.warps)

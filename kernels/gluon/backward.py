@@ -4,10 +4,12 @@ Programs gather: what is handed over is dr, of all gates, of which R^T makes eac
 (`parts.py`): each sends the others what its own dr adds to theirs.
 """
 
+from fastrnn.kernels.gluon.flags import SLOTS, after, firsts, hand_over, settle
 from fastrnn.kernels.gluon.language import barrier, gl, gluon
 from fastrnn.kernels.gluon.parts import SIZE, load_sent, part_offsets, send_parts, sum_parts
 from fastrnn.kernels.gluon.products import (
     allocate,
+    allocate_partial,
     contract_own,
     contract_wire,
     load_weights,
@@ -96,8 +98,8 @@ def gluon_bwd_kernel(
     dvectors_ptr,  # (VECTORS, P, B, H): gradient of the vectors from each row, added to; or unused
     dx_ptr,  # (T, B, P, GATES, H): gradient of the gates' input part; unused where it equals dr
     dr_ptr,  # (T, B, P, GATES, H): gradient of the gates' recurrent part
-    wire_ptr,  # (batch tiles, P, 2, GATES, rows / 16, K / 16, 256) zeros; SCATTER: (batch tiles, P, 2, READERS,
-    # writers, 256); SOLO: unused
+    wire_ptr,  # (batch tiles, P, 2, GATES, rows / 16, K / 16, 256) zeros; FLAG: SLOTS for 2, ones; SCATTER: (batch
+    # tiles, P, 2, READERS, writers, 256); SOLO: unused
     counter_ptr,  # (batch tiles * P * COUNTER_STRIDE,) int32 zeros; SOLO: unused
     T,
     B,
@@ -133,6 +135,7 @@ def gluon_bwd_kernel(
     FAST: gl.constexpr,
     MMA: gl.constexpr,
     OWN: gl.constexpr,
+    FLAG: gl.constexpr = False,
     IN_FLIGHT: gl.constexpr = None,
     WIRE: gl.constexpr = None,
     KEPT: gl.constexpr = None,
@@ -187,10 +190,16 @@ def gluon_bwd_kernel(
             WIDTH: gl.constexpr = 16 * NUM_K * WARPS
             OPERAND: gl.constexpr = BLOCK_B * WIDTH  # from one gate's to the next's
             SLOT: gl.constexpr = GATES * OPERAND
-            wire_ptr += gl.cast(tile * P + p, gl.int64) * (2 * SLOT)
-            wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE, DTYPE)
+            wire_ptr += gl.cast(tile * P + p, gl.int64) * ((SLOTS if FLAG else 2) * SLOT)
             wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], WIDTH, DTYPE)
-        partial = allocate(1, gl.float32, [WARPS, BLOCK_B, BLOCK_H], PARTIAL)
+            if FLAG:
+                wire_in = wire_ptr
+                stores = firsts(wire_out, WARPS)
+                for g in gl.static_range(OUTER):
+                    hand_over(wire_out + g * OPERAND, nothing.to(DTYPE), stores)
+            else:
+                wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE, DTYPE)
+        partial = allocate_partial(1, WARPS, BLOCK_B, BLOCK_H, PARTIAL, FLAG)
 
     dstate = load_tiles(
         state_pointers(carry_in_ptr, offs_b, p, B, H)[:, None] + own, state_stride, None, STATES, gl.float32
@@ -269,7 +278,8 @@ def gluon_bwd_kernel(
                 BLOCK_B, BLOCK_H, WARPS, HELD, MMA, KEPT, OWN,
             )  # fmt: skip
         else:
-            wait(counter_ptr, arrivals)
+            if not FLAG:
+                wait(counter_ptr, arrivals)
             if SCATTER:
                 dh = sum_parts(
                     wire_in + slot,
@@ -287,7 +297,7 @@ def gluon_bwd_kernel(
             else:
                 dh = contract_wire(
                     wire_in + slot, partial, held, kept, GATES, 0, OUTER, OUTER, 1, 2, BLOCK_B, BLOCK_H, NUM_K, WARPS,
-                    HELD, IN_FLIGHT, MMA, KEPT, SUM, OWN,
+                    HELD, IN_FLIGHT, MMA, KEPT, SUM, OWN, FLAG, WIRE,
                 )  # fmt: skip
         dstate = (dstate[0] + dh[0],) + dstate[1:]
 
@@ -302,12 +312,16 @@ def gluon_bwd_kernel(
                     BLOCK_B, BLOCK_H, WARPS, HELD, MMA, KEPT, OWN,
                 )  # fmt: skip
             else:
-                gl.store(wire_out + (slot + OUTER * OPERAND), inner)
-                arrive(counter_ptr, 32 * WARPS - 1)
-                wait(counter_ptr, arrivals + gl.num_programs(0))
+                if FLAG:
+                    hand_over(wire_out + (slot + OUTER * OPERAND), inner, stores)
+                    barrier()
+                else:
+                    gl.store(wire_out + (slot + OUTER * OPERAND), inner)
+                    arrive(counter_ptr, 32 * WARPS - 1)
+                    wait(counter_ptr, arrivals + gl.num_programs(0))
                 through = contract_wire(
                     wire_in + (slot + OUTER * OPERAND), partial, held, kept, GATES, OUTER, INNER, INNER, 1, 2, BLOCK_B,
-                    BLOCK_H, NUM_K, WARPS, HELD, IN_FLIGHT, MMA, KEPT, SUM, OWN,
+                    BLOCK_H, NUM_K, WARPS, HELD, IN_FLIGHT, MMA, KEPT, SUM, OWN, FLAG, WIRE,
                 )  # fmt: skip
             dx, dr, dprev, dgiven = BWD(dstate, saved, before, state, given, through[0], FAST)
         else:
@@ -334,13 +348,20 @@ def gluon_bwd_kernel(
                 handed = gl.where((first != t)[:, None], handed, 0.0)
             followed = followed + (handed,)
         if not SOLO:
+            following = after(slot, SLOT, 1) if FLAG else SLOT - slot
             if step > begin:
-                if SCATTER:
-                    to = wire_out + (SLOT - slot)
+                if FLAG:
+                    for g in gl.static_range(OUTER):
+                        hand_over(wire_out + (following + g * OPERAND), followed[g], stores)
+                elif SCATTER:
+                    to = wire_out + following
                     send_parts(to, followed, shared, held, kept, GATES, READERS, WARPS, HELD, SEND, PART)
                 else:
-                    store_tiles(wire_out + (SLOT - slot), OPERAND, followed, None, OUTER)
-                arrive(counter_ptr, 32 * WARPS - 1)
+                    store_tiles(wire_out + following, OPERAND, followed, None, OUTER)
+                if not FLAG:
+                    arrive(counter_ptr, 32 * WARPS - 1)
+            if FLAG:
+                settle(wire_out, stores, slot, counter_ptr, i, SLOT, OPERAND, GATES, WARPS)
         store_tiles(dr_at, H, dr, mask, GATES)
         dr_at += back * GATES
         if STORE_DX:
@@ -348,7 +369,7 @@ def gluon_bwd_kernel(
             dx_at += back * GATES
         state = state_prev
         if not SOLO:
-            slot = SLOT - slot
+            slot = following
     # Several threads may have loaded one element that one of them overwrites: the gradient of the last state is where
     # that of the first comes.
     barrier()

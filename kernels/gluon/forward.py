@@ -6,9 +6,11 @@ and keeps their state; what other programs need is handed over in wire order (`w
 starts, and h is stored for the caller once the others have been told.
 """
 
-from fastrnn.kernels.gluon.language import gl, gluon
+from fastrnn.kernels.gluon.flags import SLOTS, after, firsts, hand_over, settle
+from fastrnn.kernels.gluon.language import barrier, gl, gluon
 from fastrnn.kernels.gluon.products import (
     allocate,
+    allocate_partial,
     contract_own,
     contract_wire,
     load_weights,
@@ -48,7 +50,7 @@ def gluon_fwd_kernel(
     h_ptr,  # (T, B, P, H): the output
     cells_ptr,  # (T, B, P, STATES - 1, H): the states other than h, or unused
     saved_ptr,  # (T, B, P, SAVED, H): what backward needs, or unused
-    wire_ptr,  # (batch tiles, P, 2, 1 + INNER, rows / 16, K / 16, 256) zeros; SOLO: unused
+    wire_ptr,  # (batch tiles, P, 2, 1 + INNER, rows / 16, K / 16, 256) zeros; FLAG: SLOTS for 2, ones; SOLO: unused
     counter_ptr,  # (batch tiles * P * COUNTER_STRIDE,) int32 zeros; SOLO: unused
     T,
     B,
@@ -83,6 +85,7 @@ def gluon_fwd_kernel(
     FAST: gl.constexpr,
     MMA: gl.constexpr,
     OWN: gl.constexpr,
+    FLAG: gl.constexpr = False,
     IN_FLIGHT: gl.constexpr = None,
     WIRE: gl.constexpr = None,
     KEPT: gl.constexpr = None,
@@ -121,10 +124,14 @@ def gluon_fwd_kernel(
         WIDTH: gl.constexpr = 16 * NUM_K * WARPS
         INNER_AT: gl.constexpr = BLOCK_B * WIDTH
         SLOT: gl.constexpr = (1 + INNER) * INNER_AT
-        wire_ptr += gl.cast(tile * P + p, gl.int64) * (2 * SLOT)
-        wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE, DTYPE)
+        wire_ptr += gl.cast(tile * P + p, gl.int64) * ((SLOTS if FLAG else 2) * SLOT)
         wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], WIDTH, DTYPE)
-        partial = allocate(OUTER, gl.float32, [WARPS, BLOCK_B, BLOCK_H], PARTIAL)
+        if FLAG:
+            wire_in = wire_ptr
+            stores = firsts(wire_out, WARPS)
+        else:
+            wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE, DTYPE)
+        partial = allocate_partial(OUTER, WARPS, BLOCK_B, BLOCK_H, PARTIAL, FLAG)
 
     state = load_tiles(
         state_pointers(carry_in_ptr, offs_b, p, B, H)[:, None] + own, state_stride, None, STATES, gl.float32
@@ -145,8 +152,12 @@ def gluon_fwd_kernel(
     saved_at = tile_pointer(saved_ptr, t, row0, p, B, P, SAVED * H) + (at * (P * SAVED * H) + own)
     x_next = load_raw(x_at, H, None, GATES)
     if not SOLO:
-        gl.store(wire_out, operand(within(state[0], mask_h, H, RESTS), DTYPE))
-        arrive(counter_ptr, 32 * WARPS - 1)
+        handed = operand(within(state[0], mask_h, H, RESTS), DTYPE)
+        if FLAG:
+            hand_over(wire_out, handed, stores)
+        else:
+            gl.store(wire_out, handed)
+            arrive(counter_ptr, 32 * WARPS - 1)
     slot = 0
     for step in range(begin, end):
         t = gl.where(d == 0, step, T - 1 - step)
@@ -163,10 +174,11 @@ def gluon_fwd_kernel(
                 shared[:1], left, held, kept, 0, OUTER, 1, OUTER, BLOCK_B, BLOCK_H, WARPS, HELD, MMA, KEPT, OWN
             )
         else:
-            wait(counter_ptr, arrivals)
+            if not FLAG:
+                wait(counter_ptr, arrivals)
             r = contract_wire(
                 wire_in + slot, partial, held, kept, GATES, 0, OUTER, 1, OUTER, 2,
-                BLOCK_B, BLOCK_H, NUM_K, WARPS, HELD, IN_FLIGHT, MMA, KEPT, SUM, OWN,
+                BLOCK_B, BLOCK_H, NUM_K, WARPS, HELD, IN_FLIGHT, MMA, KEPT, SUM, OWN, FLAG, WIRE,
             )  # fmt: skip
         if HAS_BIAS:
             r = add_bias(r, bias, OUTER)
@@ -178,12 +190,16 @@ def gluon_fwd_kernel(
                     BLOCK_B, BLOCK_H, WARPS, HELD, MMA, KEPT, OWN,
                 )  # fmt: skip
             else:
-                gl.store(wire_out + (slot + INNER_AT), inner)
-                arrive(counter_ptr, 32 * WARPS - 1)
-                wait(counter_ptr, arrivals + gl.num_programs(0))
+                if FLAG:
+                    hand_over(wire_out + (slot + INNER_AT), inner, stores)
+                    barrier()
+                else:
+                    gl.store(wire_out + (slot + INNER_AT), inner)
+                    arrive(counter_ptr, 32 * WARPS - 1)
+                    wait(counter_ptr, arrivals + gl.num_programs(0))
                 product = contract_wire(
                     wire_in + (slot + INNER_AT), partial, held, kept, GATES, OUTER, INNER, 1, INNER, 2,
-                    BLOCK_B, BLOCK_H, NUM_K, WARPS, HELD, IN_FLIGHT, MMA, KEPT, SUM, OWN,
+                    BLOCK_B, BLOCK_H, NUM_K, WARPS, HELD, IN_FLIGHT, MMA, KEPT, SUM, OWN, FLAG, WIRE,
                 )  # fmt: skip
             if HAS_BIAS:
                 product = add_bias(product, bias[OUTER:], INNER)
@@ -201,10 +217,17 @@ def gluon_fwd_kernel(
         if HAS_RESETS:
             state = select(cut[:, None], START(nothing), state, STATES)
         if not SOLO:
+            following = after(slot, SLOT, 1) if FLAG else SLOT - slot
             if step + 1 < end:
-                gl.store(wire_out + (SLOT - slot), operand(within(state[0], mask_h, H, RESTS), DTYPE))
-                arrive(counter_ptr, 32 * WARPS - 1)
-            slot = SLOT - slot
+                handed = operand(within(state[0], mask_h, H, RESTS), DTYPE)
+                if FLAG:
+                    hand_over(wire_out + following, handed, stores)
+                else:
+                    gl.store(wire_out + following, handed)
+                    arrive(counter_ptr, 32 * WARPS - 1)
+            if FLAG:
+                settle(wire_out, stores, slot, counter_ptr, step - begin, SLOT, INNER_AT, 1 + INNER, WARPS)
+            slot = following
         # What follows is not on the way to the next step's h.
         if HAS_RESETS:
             cut = load_cut(resets_ptr, t_next + 1 - 2 * d, offs_b, only_if(step + 2 < end, there), length, d, B)

@@ -46,7 +46,13 @@ def grid_layouts(config: LaunchConfig, packed: int) -> dict[str, Any]:
     * SEND, PART, SHARED: where parts are sent (`parts.py`), of a product of all gates, of what is sent, of dr.
     """
     warps, rows, units = config.num_warps, config.block_b, config.block_h
-    places = units // 8
+    places, flag = units // 8, config.exchange == "flag"
+    order = _together(rows, units) if flag else [*_bits(1, units), *_bits(0, rows)]
+    # Of sums, row + 8 is beside row where one warp owns both.
+    summed = [_beside(bit, units) for bit in order] if flag else order
+    sums = [warps, rows // 2, 2 * units] if flag else [warps, rows, units]
+    if flag:
+        places *= 2
     found = {
         "MMA": gl.NVMMADistributedLayout(version=[2, 0], warps_per_cta=[warps, 1, 1], instr_shape=[1, 16, 8]),
         "WIRE": _linear(
@@ -55,16 +61,31 @@ def grid_layouts(config: LaunchConfig, packed: int) -> dict[str, Any]:
             [*_bits(3, 32), *_bits(0, warps)],
             warps,
         ),
-        "SUM": _linear([warps, rows, units], _bits(0, warps), [*_bits(2, units), *_bits(1, rows)], warps),
+        "SUM": _linear(sums, _bits(0, warps), [(dimension + 1, step) for dimension, step in summed], warps),
         "PARTIAL": gl.SwizzledSharedLayout(8, max(1, 4 // places), places, order=[2, 1, 0]),
         "KEPT": _by_thread(warps, 2 // packed, units // 4 * packed),
-        "OWN": _linear([rows, units], [], [*_bits(1, units), *_bits(0, rows)], warps),
+        "OWN": _linear([rows, units], [], order, warps),
     }
     if config.scatter:
         found["SEND"] = _warps_along(1, warps)
         found["PART"] = _by_thread(warps, 2 // packed, 4 * packed)
         found["SHARED"] = _shared(units, packed)
     return found
+
+
+def _together(rows: int, units: int) -> list[_Bit]:
+    """Of a tile's numbers, row and row + 8 in one warp, as the wire has them side by side. Lanes have units, then rows:
+    reductions of Triton's go wrong where they alternate."""
+    bits = _bits(1, units)
+    return [*bits[:4], (0, 8), *bits[4:], *(bit for bit in _bits(0, rows) if bit != (0, 8))]
+
+
+def _beside(bit: _Bit, units: int) -> _Bit:
+    """Where a tile `[rows / 2, 2 * units]` that has rows 8 apart side by side has a tile's bit."""
+    dimension, step = bit
+    if dimension == 1 or step < 8:
+        return bit
+    return (1, units) if step == 8 else (0, step // 2)
 
 
 def _by_thread(warps: int, loads: int, numbers: int) -> Any:
@@ -112,4 +133,6 @@ def gluon_constants(gates: int, element_bytes: int, config: LaunchConfig) -> dic
     found = {"WARPS": config.num_warps, "HELD": held(gates, element_bytes, config)}
     if config.alone:
         return found | solo_layouts(config, packed)
+    if config.exchange == "flag":
+        found["FLAG"] = True
     return found | {"IN_FLIGHT": in_flight(gates, element_bytes, config)} | grid_layouts(config, packed)

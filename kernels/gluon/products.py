@@ -9,6 +9,7 @@ the warps, `[WARPS, rows, 16]` by `[WARPS, 16, units]` chunk by chunk, and the s
 memory once.
 """
 
+from fastrnn.kernels.gluon.flags import fetch
 from fastrnn.kernels.gluon.indices import along
 from fastrnn.kernels.gluon.language import barrier, gl, gluon, mma_v2
 from fastrnn.kernels.gluon.wire import BLOCK, packed, wired
@@ -34,6 +35,18 @@ def allocate(COUNT: gl.constexpr, DTYPE: gl.constexpr, SHAPE: gl.constexpr, LAYO
     for _ in gl.static_range(COUNT):
         tiles = tiles + (gl.allocate_shared_memory(DTYPE, SHAPE, LAYOUT),)
     return tiles
+
+
+@gluon.jit
+def allocate_partial(
+    COUNT: gl.constexpr, WARPS: gl.constexpr, ROWS: gl.constexpr, UNITS: gl.constexpr, LAYOUT: gl.constexpr,
+    FLAG: gl.constexpr,
+):  # fmt: skip
+    """What `share` takes, for COUNT sums."""
+    if FLAG:
+        return allocate(COUNT, gl.float32, [WARPS, ROWS // 2, 2 * UNITS], LAYOUT)
+    else:
+        return allocate(COUNT, gl.float32, [WARPS, ROWS, UNITS], LAYOUT)
 
 
 @gluon.jit
@@ -214,20 +227,31 @@ def share(
     WARPS: gl.constexpr,
     SUM: gl.constexpr,
     OWN: gl.constexpr,
+    FLAG: gl.constexpr = False,
 ):
-    """OUT sums of each warp, added up in the order of the warps, as their owners hold them: `[ROWS, UNITS]`."""
+    """OUT sums of each warp, added up in the order of the warps, as their owners hold them: `[ROWS, UNITS]`.
+
+    FLAG: row and row + 8, which one warp has, are side by side in `partial`, `[WARPS, ROWS / 2, 2 * UNITS]`.
+    """
     for i in gl.static_range(OUT):
-        partial[i].store(sums[i])
+        each = sums[i]
+        if FLAG:
+            each = each.reshape([WARPS, ROWS // 16, 2, 8, UNITS]).permute(0, 1, 3, 2, 4)
+            each = each.reshape([WARPS, ROWS // 2, 2 * UNITS])
+        partial[i].store(each)
     barrier()
     out = ()
     for i in gl.static_range(OUT):
-        out = out + (gl.convert_layout(gl.sum(partial[i].load(SUM), 0), OWN, assert_trivial=True),)
+        total = gl.sum(partial[i].load(SUM), 0)
+        if FLAG:
+            total = total.reshape([ROWS // 16, 8, 2, UNITS]).permute(0, 2, 1, 3).reshape([ROWS, UNITS])
+        out = out + (gl.convert_layout(total, OWN, assert_trivial=True),)
     return out
 
 
 @gluon.jit
 def contract_wire(
-    ptrs,  # `wire_offsets` of the first operand
+    ptrs,  # `wire_offsets` of the first operand; FLAG: a pointer to it
     partial,  # as `share` takes it
     held,  # `load_weights`, of GATES gates
     kept,
@@ -247,6 +271,8 @@ def contract_wire(
     KEPT: gl.constexpr,
     SUM: gl.constexpr,
     OWN: gl.constexpr,
+    FLAG: gl.constexpr,
+    WIRE: gl.constexpr,
 ):
     """COUNT gates' products, from FIRST on: OUT tiles `[ROWS, UNITS]` as their owners hold them, one for each gate or
     one for their sum, which is added up in CHAINS that need not wait for each other."""
@@ -254,23 +280,26 @@ def contract_wire(
     # As many chunks are on their way at a time as there are registers for.
     REGISTERS: gl.constexpr = 8 // packed(ptrs.dtype.element_ty) * LEFT * (ROWS // 16)
     WINDOW: gl.constexpr = min(NUM_K, max(1, IN_FLIGHT // REGISTERS))
-    parts = ()
-    for j in gl.static_range(WINDOW):
-        parts = parts + load_chunk(ptrs, j, LEFT, STRIDE, MMA, WARPS, ROWS)
     SIDE: gl.constexpr = OUT if OUT > 1 else CHAINS
     sums = ()
     for _ in gl.static_range(SIDE):
         sums = sums + (gl.zeros([WARPS, ROWS, UNITS], gl.float32, MMA),)
+    parts = ()
+    if not FLAG:
+        for j in gl.static_range(WINDOW):
+            parts = parts + load_chunk(ptrs, j, LEFT, STRIDE, MMA, WARPS, ROWS)
     for j in gl.static_range(NUM_K):
+        if FLAG and j % WINDOW == 0:
+            parts = parts + fetch(ptrs, j * LEFT, min(WINDOW, NUM_K - j) * LEFT, LEFT, ROWS, NUM_K, WARPS, WIRE, MMA)
         of_chunk = weights_of_chunk(held, kept, j, GATES, FIRST, COUNT, UNITS, WARPS, HELD, MMA, KEPT)
         sums = multiply(parts[j * LEFT : (j + 1) * LEFT], of_chunk, sums, j * COUNT, COUNT, LEFT, SIDE)
-        if j + WINDOW < NUM_K:
+        if not FLAG and j + WINDOW < NUM_K:
             keep_order()
             parts = parts + load_chunk(ptrs, j + WINDOW, LEFT, STRIDE, MMA, WARPS, ROWS)
     if OUT == 1:
         for chain in gl.static_range(1, CHAINS):
             sums = (sums[0] + sums[chain],) + sums[1:]
-    return share(partial, sums, OUT, ROWS, UNITS, WARPS, SUM, OWN)
+    return share(partial, sums, OUT, ROWS, UNITS, WARPS, SUM, OWN, FLAG)
 
 
 @gluon.jit

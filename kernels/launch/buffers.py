@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastrnn.kernels.counts import Counts
 from fastrnn.kernels.plan.configs import LaunchConfig
+from fastrnn.kernels.plan.gluon import slots
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -52,9 +53,10 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 
 def exchange_buffer(config: LaunchConfig, *shape: int, like: Tensor) -> Tensor:
-    """What the programs exchange; under "flag" every element starts as the all-ones pattern (sync.py)."""
+    """What the programs exchange; under "flag" every element starts as the all-ones pattern (sync.py). Gluon's have a
+    wire for that."""
     buffer = like.new_empty(shape)
-    if config.exchange == "flag":
+    if config.exchange == "flag" and not config.gluon:
         buffer.view(_BITS[buffer.element_size()]).fill_(-1)
     return buffer
 
@@ -81,8 +83,8 @@ def parts_buffer(config: LaunchConfig, like: Tensor) -> Tensor | None:
 
 
 def counters(config: LaunchConfig, batch: int, groups: int, like: Tensor) -> Tensor:
-    """The barrier's counters, `(waves, ...)`, one per batch tile and group; any tensor where there is none."""
-    if config.exchange != "barrier":
+    """Counters, `(waves, ...)`, one per batch tile and group; any tensor where nobody counts."""
+    if not config.counted:
         return like
     tiles = -(-batch // config.block_b)
     waves = -(-tiles // config.batch_tiles)
@@ -91,7 +93,8 @@ def counters(config: LaunchConfig, batch: int, groups: int, like: Tensor) -> Ten
 
 
 def wires(counts: Counts, config: LaunchConfig, backward: bool, batch: int, groups: int, like: Tensor) -> Tensor | None:
-    """What Gluon's programs hand over in one launch, zeros, for each batch tile and group; None where nothing is."""
+    """What Gluon's programs hand over in one launch, for each batch tile and group: zeros, or where the data are their
+    own flag ones; None where nothing is. `like`: x or the output, whose last dimension is H."""
     if not config.gluon or config.alone:
         return None
     tiles = min(-(-batch // config.block_b), config.batch_tiles)
@@ -100,4 +103,28 @@ def wires(counts: Counts, config: LaunchConfig, backward: bool, batch: int, grou
         each = width * width  # a part of each reader for each writer, of 16 units both
     else:
         each = (counts.gates if backward else 1 + counts.inner) * config.block_b * width
-    return like.new_zeros(tiles * groups * 2 * each)
+    size = tiles * groups * slots(config) * each
+    if config.exchange != "flag":
+        return like.new_zeros(size)
+    ones = torch.full((size * like.element_size() // 4,), -1, dtype=torch.int32, device=like.device)
+    _leave_out(ones, config, like.shape[-1], like.element_size())
+    return ones.view(like.dtype)
+
+
+def _leave_out(words: Tensor, config: LaunchConfig, hidden: int, element_bytes: int) -> None:
+    """Zeros past the last program's units, which nobody writes: 4 words have a quarter of 16 units of two rows, or of 8
+    in float32 (`gluon.wire`)."""
+    load = 32 // element_bytes
+    quarters = words.view(-1, config.num_k * config.block_k // load, 8, 4, 4)
+    block, rest = divmod(-(-hidden // config.block_h) * config.block_h, load)
+    quarters[:, block : block + 1, :, rest * 4 // load :] = 0
+    quarters[:, block + 1 :] = 0
+
+
+def reset_wire(wire: Tensor, config: LaunchConfig, hidden: int) -> None:
+    """As `wires` made it, for another launch."""
+    if config.exchange != "flag":
+        wire.zero_()
+    else:
+        words = wire.view(torch.int32).fill_(-1)
+        _leave_out(words, config, hidden, wire.element_size())

@@ -24,6 +24,7 @@ from fastrnn.kernels.launch.buffers import (
     exchange_buffer,
     inner_operand,
     parts_buffer,
+    reset_wire,
     wires,
 )
 from fastrnn.kernels.launch.kernel import constants_of
@@ -105,10 +106,10 @@ def _launch(
             for step0, step1 in spans:
                 for wave, tile0 in enumerate(range(0, tiles, config.batch_tiles)):
                     grid = (units, min(config.batch_tiles, tiles - tile0), P)
-                    if config.exchange == "barrier":
+                    if config.counted:
                         given["counter_ptr"] = counter[wave]
                     if wire is not None and wave:
-                        wire.zero_()
+                        reset_wire(wire, config, H)
                     first = tile0 * config.block_b
                     for phase in order:
                         kernel[grid](**given, step0=step0, step1=step1, batch0=first, PHASE=phase)

@@ -59,6 +59,11 @@ class LaunchConfig:
         return self.tier not in ("streamed", "wide streamed")
 
     @property
+    def counted(self) -> bool:
+        """Whether programs have a counter to add to: that of the barrier, or of the slots that Gluon's flag uses again."""
+        return self.exchange == "barrier" or (self.gluon and self.exchange == "flag")
+
+    @property
     def alone(self) -> bool:
         """Whether a program computes all that it multiplies, and needs no other's."""
         return self.tier in ("solo", "diagonal", "gluon solo")

@@ -19,14 +19,23 @@ _WORTH = 1.1  # parts in 16 bits are rounded once more than sums of gathered gra
 # Registers of a thread that R may take: with more, and the rest of a step, kernels spill; the fewer, the more chunks
 # there are, each of which has an address in shared memory.
 _HELD, _HELD_OF_MANY, _MANY = 96, 80, 128
+# Where the data are their own flag: after how many steps programs make sure of each other, and the slots that takes.
+PERIOD, SLOTS = 4, 17
 
 
-def grid(hidden: int, rows: int, units: int, warps: int, scatter: bool = False) -> LaunchConfig:
+def grid(
+    hidden: int, rows: int, units: int, warps: int, scatter: bool = False, exchange: str = "barrier"
+) -> LaunchConfig:
     """A launch of programs that share R, all tiles of rows at once. K is split over the warps, which have 16 of a chunk
     each."""
     num_k = ceil_div(hidden, 16 * warps)
     tile = (rows, units, 16 * warps, num_k, num_k, warps, warps)
-    return LaunchConfig("persistent", "gluon grid", "barrier", *tile, MAX_GRID_Y, scatter)
+    return LaunchConfig("persistent", "gluon grid", exchange, *tile, MAX_GRID_Y, scatter)
+
+
+def slots(config: LaunchConfig) -> int:
+    """How many steps' data the wire has at a time."""
+    return SLOTS if config.exchange == "flag" else 2
 
 
 def solo(hidden: int) -> LaunchConfig:
