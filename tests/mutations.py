@@ -198,7 +198,7 @@ SOURCE: dict[str, Source] = {
     ),
     "slots that nobody filled": Source(
         "launch/buffers.py",
-        '    if config.exchange == "flag":\n        buffer.view', "    if False:\n        buffer.view",
+        '    if config.exchange == "flag" and not config.gluon:\n        buffer.view', "    if False:\n        buffer.view",
         "lstm float16 grid flag T=3 order=programs", ("unwritten", "wrong", "race"),
     ),
     "counters that are not zero": Source(
@@ -256,7 +256,7 @@ SOURCE: dict[str, Source] = {
         "gru bfloat16 gluon-grid barrier T=3 block_h=8", ("wrong",),
     ),
     "one slot for all steps": Source(
-        "gluon/forward.py", "            slot = SLOT - slot\n", "", "lstm float16 gluon-grid barrier T=4 block_h=8",
+        "gluon/forward.py", "            slot = following\n", "", "lstm float16 gluon-grid barrier T=4 block_h=8",
         ("wrong", "race"),
     ),
     "a state handed over uncut": Source(
@@ -298,6 +298,39 @@ SOURCE: dict[str, Source] = {
     "both loads of an operand from one place": Source(
         "gluon/products.py", "along(2, LOADS, 5, WIRE) * 32", "along(2, LOADS, 5, WIRE) * 0",
         "gru float32 gluon-grid barrier T=3", ("wrong", "race"),
+    ),
+    "16 bytes that are not looked at": Source(
+        "gluon/flags.py", "setp.eq.or.u32 more, one, 0xffffffff, more;", "setp.ne.u32 more, one, one;",
+        "lstm float16 gluon-grid flag T=3 block_h=8 order=programs", ("wrong",),
+    ),
+    "16 bytes stored in two": Source(
+        "gluon/flags.py", "st.relaxed.gpu.global.b128 [$2], q; mov.b32 $0, 0; }\"\n    )\n\n\n@gluon.jit\ndef firsts",
+        "st.relaxed.gpu.global.v2.b64 [$2], {low, high}; mov.b32 $0, 0; }\"\n    )\n\n\n@gluon.jit\ndef firsts",
+        "lstm float16 gluon-grid flag T=3 weak", ("wrong",),
+    ),
+    "slots that are not cleared": Source(
+        "gluon/flags.py", "        _clear(ptrs + (old + operand * OPERAND), first)", "        pass",
+        "lstm float16 gluon-grid flag T=24 block_h=8 order=programs", ("wrong",),
+    ),
+    "a slot cleared while it is read": Source(
+        "gluon/flags.py", "old = after(slot, SLOT, SLOTS - 2 * PERIOD)", "old = slot",
+        "lstm float16 gluon-grid flag T=5 block_h=8 order=programs", ("deadlock", "fault"),
+    ),
+    "slots used again before all see them cleared": Source(
+        "plan/gluon.py", "PERIOD, SLOTS = 4, 17", "PERIOD, SLOTS = 4, 10",
+        "lstm float16 gluon-grid flag T=40 block_h=8 weak order=warps", ("wrong",),
+    ),
+    "a NaN handed over as it is": Source(
+        "gluon/flags.py", "selp.b32 w0, {nan}, w0, ones;", "", "lstm float16 gluon-grid flag T=3 inputs=nan",
+        ("deadlock", "fault"),
+    ),
+    "16 bytes of other rows": Source(
+        "gluon/flags.py", "(1, below), (2, packed), (3, below + packed)", "(2, below), (1, packed), (3, below + packed)",
+        "gru bfloat16 gluon-grid flag T=3", ("wrong",),
+    ),
+    "units that nobody has waited for": Source(
+        "launch/buffers.py", "    quarters[:, block + 1 :] = 0", "    pass", "lstm float16 gluon-grid flag T=2 block_h=8",
+        ("deadlock", "fault"),
     ),
     "a reset that lets the gradient through": Source(
         "triton/backward.py", "            followed = followed & ~cut_next\n", "", "lstm float32 grid flag T=4 resets",

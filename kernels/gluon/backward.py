@@ -135,7 +135,7 @@ def gluon_bwd_kernel(
     FAST: gl.constexpr,
     MMA: gl.constexpr,
     OWN: gl.constexpr,
-    FLAG: gl.constexpr = False,
+    FLAG: gl.constexpr,
     IN_FLIGHT: gl.constexpr = None,
     WIRE: gl.constexpr = None,
     KEPT: gl.constexpr = None,
@@ -194,7 +194,7 @@ def gluon_bwd_kernel(
             wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], WIDTH, DTYPE)
             if FLAG:
                 wire_in = wire_ptr
-                stores = firsts(wire_out, WARPS)
+                stores = firsts(BLOCK_B, BLOCK_H, DTYPE, WARPS, OWN)
                 for g in gl.static_range(OUTER):
                     hand_over(wire_out + g * OPERAND, nothing.to(DTYPE), stores)
             else:

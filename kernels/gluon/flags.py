@@ -43,20 +43,20 @@ def _constraints(places, numbers, letter):
 
 @constexpr_function
 def _load_all(offsets, places):
-    """Assembly that loads 16 bytes at each of `offsets` bytes behind an address, until none are ones; for tiles of
-    `places` such loads a thread."""
+    """Assembly that loads 16 bytes at each of `offsets` bytes behind an address, all of them until none is ones; for
+    tiles of `places` such loads a thread. (To load again only what was ones takes moves, two for each instruction.)"""
     n, address = len(offsets), 4 * places
-    q = [f"q{i}" for i in range(n)]
-    lines = [f".reg .pred more; .reg .b32 polls, one, rest; .reg .b64 low, high; .reg .b128 {', '.join(q)};"]
-    loads = [f"ld.relaxed.gpu.global.b128 {q[i]}, [${address}+{offsets[i]}];" for i in range(n)]
-    lines += [*loads, "mov.b32 polls, 0;", "AGAIN: setp.ne.u32 more, polls, polls;"]
-    first = [f"mov.b128 {{low, high}}, {one}; mov.b64 {{one, rest}}, low;" for one in q]
-    lines += [f"{first[i]} setp.eq.or.u32 more, one, 0xffffffff, more;" for i in range(n)]
-    lines += ["@!more bra THERE; add.u32 polls, polls, 1; setp.gt.u32 more, polls, 16777216; @more trap;"]
-    lines += [f"{first[i]} setp.eq.u32 more, one, 0xffffffff; @more {loads[i]}" for i in range(n)]
-    lines += ["bra.uni AGAIN; THERE: bar.warp.sync 0xffffffff;"]
+    loads = [f"q{i}" for i in range(n)]
+    lines = [f".reg .pred more; .reg .b32 polls, one, rest; .reg .b64 low, high; .reg .b128 {', '.join(loads)};"]
+    lines += ["mov.b32 polls, 0; AGAIN: setp.ne.u32 more, polls, polls;"]
+    lines += [f"ld.relaxed.gpu.global.b128 {loads[i]}, [${address}+{offsets[i]}];" for i in range(n)]
+    for load in loads:
+        lines += [f"mov.b128 {{low, high}}, {load}; mov.b64 {{one, rest}}, low;"]
+        lines += ["setp.eq.or.u32 more, one, 0xffffffff, more;"]
+    lines += ["@!more bra THERE; add.u32 polls, polls, 1; setp.gt.u32 more, polls, 16777216; @more trap; bra.uni AGAIN;"]
+    lines += ["THERE: bar.warp.sync 0xffffffff;"]
     for i in range(n):
-        lines += [f"mov.b128 {{low, high}}, {q[i]};"]
+        lines += [f"mov.b128 {{low, high}}, {loads[i]};"]
         for half, word in (("low", 4 * i), ("high", 4 * i + 2)):
             lines += [f"mov.b64 {{one, rest}}, {half}; mov.b32 ${word}, one; mov.b32 ${word + 1}, rest;"]
     lines += [f"mov.b32 ${word}, 0;" for word in range(4 * n, address)]
@@ -147,18 +147,16 @@ def _store(packed, below):
 
 
 @gluon.jit
-def firsts(ptrs, WARPS: gl.constexpr):
-    """Who stores 16 bytes of a tile at `ptrs`: 1 for those threads. Where there are more threads than numbers, several
-    have the same, and the first of them does."""
-    ROWS: gl.constexpr = ptrs.shape[0]
-    UNITS: gl.constexpr = ptrs.shape[1]
-    TOGETHER: gl.constexpr = min(UNITS, 16) | 2 * packed(ptrs.dtype.element_ty) - 1
+def firsts(ROWS: gl.constexpr, UNITS: gl.constexpr, DTYPE: gl.constexpr, WARPS: gl.constexpr, OWN: gl.constexpr):
+    """Who stores 16 bytes of a tile `[ROWS, UNITS]`: 1 for those threads. Where there are more threads than numbers,
+    several have the same, and the first of them does."""
+    TOGETHER: gl.constexpr = min(UNITS, 16) | 2 * packed(DTYPE) - 1
     first = gl.inline_asm_elementwise(
         "{ .reg .pred first; .reg .b32 me; mov.u32 me, %tid.x; setp.lt.u32 first, me, $1; and.b32 me, me, $2;"
         "setp.eq.and.u32 first, me, 0, first; selp.b32 $0, 1, 0, first; }",
         "=r,r,r", [min(32 * WARPS, ROWS * UNITS), TOGETHER], dtype=gl.int32, is_pure=False, pack=1,
     )  # fmt: skip
-    return first + gl.zeros(ptrs.shape, gl.int32, ptrs.type.layout)
+    return first + gl.zeros([ROWS, UNITS], gl.int32, OWN)
 
 
 @gluon.jit

@@ -85,7 +85,7 @@ def gluon_fwd_kernel(
     FAST: gl.constexpr,
     MMA: gl.constexpr,
     OWN: gl.constexpr,
-    FLAG: gl.constexpr = False,
+    FLAG: gl.constexpr,
     IN_FLIGHT: gl.constexpr = None,
     WIRE: gl.constexpr = None,
     KEPT: gl.constexpr = None,
@@ -128,7 +128,7 @@ def gluon_fwd_kernel(
         wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], WIDTH, DTYPE)
         if FLAG:
             wire_in = wire_ptr
-            stores = firsts(wire_out, WARPS)
+            stores = firsts(BLOCK_B, BLOCK_H, DTYPE, WARPS, OWN)
         else:
             wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE, DTYPE)
         partial = allocate_partial(OUTER, WARPS, BLOCK_B, BLOCK_H, PARTIAL, FLAG)

@@ -130,9 +130,7 @@ def gluon_constants(gates: int, element_bytes: int, config: LaunchConfig) -> dic
     are on their way.
     """
     packed = 4 // element_bytes
-    found = {"WARPS": config.num_warps, "HELD": held(gates, element_bytes, config)}
+    found = {"WARPS": config.num_warps, "HELD": held(gates, element_bytes, config), "FLAG": config.exchange == "flag"}
     if config.alone:
         return found | solo_layouts(config, packed)
-    if config.exchange == "flag":
-        found["FLAG"] = True
     return found | {"IN_FLIGHT": in_flight(gates, element_bytes, config)} | grid_layouts(config, packed)

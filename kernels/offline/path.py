@@ -43,7 +43,7 @@ class Path:
     """Cycles that a step of one program takes from where it stops waiting for the others, part by part.
 
     Attributes:
-        before: from the loop's beginning to the wait, which the others' steps hide.
+        before: from the loop's beginning to the first poll, which the others' steps hide.
         load: until the first product has its operands. Where the data is its own flag, the first load is in the wait.
         matrix: until the last product is there; of two contractions, of the second.
         sum: until the pointwise part begins: partial sums.
@@ -99,12 +99,13 @@ def _parsed(text: str) -> _Instruction:
     words = tuple(opcode.split("."))
     operands = [part.strip() for part in rest.split(",")] if rest else []
     stores = words[0] in ("STS", "STG", "REDG", "BRA", "BAR", "BSSY", "BSYNC")
+    compares = words[0].endswith("SETP")  # writes predicates alone
     writes: list[str] = []
     if not stores:
         while operands and re.fullmatch(r"U?P\d+|U?PT", operands[0]):  # predicates come before the result, or alone
             writes += [operands[0]] if operands[0][-1] != "T" else []
             operands.pop(0)
-        if operands and re.fullmatch(r"U?R\d+", operands[0]):
+        if not compares and operands and re.fullmatch(r"U?R\d+", operands[0]):
             writes += _registers(operands.pop(0), _count(words))
     reads = [guard.lstrip("@!")] if guard else []
     for place, operand in enumerate(operands):
@@ -144,25 +145,47 @@ class _Walk:
         return start, done
 
 
-def _wait_ends(loop: Sequence[_Instruction], texts: Sequence[str]) -> int:
-    """The place after the poll: behind its jump back, or the trap that bounds it; 0 where nobody waits."""
-    traps = [place for place, one in enumerate(loop) if one.name == "BPT" or "TRAP" in texts[place]]
-    return traps[0] + 1 if traps else 0
+def _jump(text: str) -> int:
+    """How many instructions on, or back, a jump leads; 0 of what is none."""
+    found = re.search(r"\bBRA ([+-]\d+)", text)
+    return int(found[1]) if found is not None else 0
+
+
+def _wait(loop: Sequence[str]) -> tuple[int, int]:
+    """The places of the first poll and of what comes after the last one, jump back and the trap that bounds it, before
+    the first product; 0 and 0 where nobody waits."""
+    product = next((place for place, text in enumerate(loop) if re.search(r"\b(HMMA|HGMMA|FFMA)\b", text)), len(loop))
+    back = [place for place in range(product) if _jump(loop[place]) < 0]
+    if not back:
+        return 0, 0
+    traps = [place for place in range(product) if "BPT" in loop[place]]
+    return back[0] + _jump(loop[back[0]]), max(back[-1], *traps, 0) + 1
+
+
+def _passed_over(loop: Sequence[str]) -> set[int]:
+    """The places that most warps of most steps jump over: polling again, and upkeep with a fence."""
+    found: set[int] = set()
+    for place, text in enumerate(loop):
+        over = range(place + 1, place + _jump(text))
+        if text.startswith("@") and any(_jump(loop[p]) < 0 or "MEMBAR" in loop[p] for p in over if p < len(loop) - 1):
+            found |= {*over}
+    return found
 
 
 def critical_path(loop: Sequence[str], warps: int, flag: bool) -> Path:
     """The path through one step of `loop`, the SASS of a time loop in order, by a program of `warps` warps.
 
     Args:
-        loop: instructions, without addresses; loops within it are walked once.
+        loop: instructions, jumps by how many of them; loops within it are walked once.
         warps: of the program.
         flag: whether the data is its own flag: there is then no telling besides.
     """
     parsed = [_parsed(text) for text in loop]
-    wait = _wait_ends(parsed, loop)
+    poll, wait = _wait(loop)
+    passed_over = _passed_over(loop) if flag else set()
     walk = _Walk(warps)
-    times = [walk.step(one) for one in parsed]
-    begin = times[wait - 1][0] if wait else 0
+    times = [(walk.now, walk.now) if place in passed_over else walk.step(one) for place, one in enumerate(parsed)]
+    before, begin = (times[poll][0], times[wait - 1][0]) if wait else (0, 0)
 
     def places(*names: str) -> list[int]:
         return [place for place, one in enumerate(parsed) if one.name in names and place >= wait]
@@ -178,7 +201,7 @@ def critical_path(loop: Sequence[str], warps: int, flag: bool) -> Path:
     for place in range(1, len(marks)):
         marks[place] = max(marks[place], marks[place - 1])
     load, matrix, summed, step, hand_over = (later - earlier for earlier, later in itertools.pairwise(marks))
-    return Path(begin, load, matrix, summed, step, hand_over, max(0, times[-1][0] - marks[-1]))
+    return Path(before, load, matrix, summed, step, hand_over, max(0, times[-1][0] - marks[-1]))
 
 
 def path_row(loop: Sequence[str], warps: int, exchange: str, waits: int) -> dict[str, float]:

@@ -120,14 +120,20 @@ def _disassemble(cubin: bytes) -> tuple[str, str]:
 
 
 def _time_loop(sass: str) -> list[str]:
-    """The instructions of the outermost loop, which is the one that jumps back furthest."""
+    """The instructions of the outermost loop, which is the one that jumps back furthest; jumps by how many of them."""
     code = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", sass)]
     first, last = 0, -1
     for at, text in code:
         jump = re.search(r"\bBRA\b.*0x([0-9a-f]+)", text)
         if jump is not None and last - first < at - int(jump[1], 16):
             first, last = int(jump[1], 16), at
-    return [text for at, text in code if first <= at <= last]
+    places = {at: place for place, (at, _) in enumerate(code)}
+
+    def relative(at: int, text: str) -> str:
+        jump = re.search(r"(.*\bBRA\b.*?)0x([0-9a-f]+)", text)
+        return text if jump is None else f"{jump[1]}{places[int(jump[2], 16)] - places[at]:+d}"
+
+    return [relative(at, text) for at, text in code if first <= at <= last]
 
 
 def _weights_stay(ttgir: str, config: LaunchConfig, gates: int) -> bool:

@@ -15,6 +15,7 @@ _TELL = 60  # barriers of a hand-over; the rest of it is a hop, fence and all, o
 _MATRIX, _LATENCY = 8, 25  # a matrix instruction's turn, and how much longer it takes
 _LOAD, _SUM, _POINTWISE = 310, 40, 40  # what each part takes at the least
 _ALONE_LOAD, _STORE = 170, 25  # a program with all of R loads from shared memory; a store
+_SEND = 75  # 8 numbers on their way to the thread that stores them
 _WORTH = 1.1  # parts in 16 bits are rounded once more than sums of gathered gradients: they have to be worth it
 # Registers of a thread that R may take: with more, and the rest of a step, kernels spill; the fewer, the more chunks
 # there are, each of which has an address in shared memory.
@@ -129,6 +130,9 @@ def launch_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float
     fetch = _LOAD + 12 * config.num_warps * (1 if shape.backward else 0.8)
     added = _SUM + 12 * config.num_warps * (1 if shape.backward else shape.out / 4)
     hop = device.hop_us * CYCLES_PER_US + _TELL
+    flag = config.exchange == "flag"
+    if flag:  # the load that finds the data is part of the hop
+        hop += _SEND - _TELL - _LOAD
     chain = (1 + shape.inner) * (fetch + _LATENCY + added + hop) + matrix + special + _POINTWISE
     width = config.num_k * config.block_k
     reads = 2 if config.scatter else shape.left + (0 if shape.backward else shape.inner)  # parts come and go
@@ -136,7 +140,8 @@ def launch_cost(shape: ScanShape, config: LaunchConfig, device: Device) -> float
     through = max(programs * moved / device.l2_rate, share * moved / device.sm_l2_rate)
     if config.scatter:
         chain += 2 * _MATRIX * config.num_k * max(1.0, config.num_warps / 4) + 2 * _SUM
-    else:  # what has come is multiplied while the rest comes
+    else:  # what has come is multiplied while the rest comes; of flags, half as much again comes too early
+        through += through / 2 if flag else 0.0
         through -= min(through, matrix / CYCLES_PER_US)
         # Where registers have not room for all of it at once, it comes in several rounds.
         operand = 2 * shape.element_bytes * shape.left * config.block_b / 16
