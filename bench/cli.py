@@ -111,6 +111,12 @@ def _add_kernels(parser: argparse.ArgumentParser) -> None:
     _several(parser, "--batch", "batch size (default: 16, 64)", type=_positive)
     parser.add_argument("--bidirectional", action="store_true", help="both directions in one launch")
     parser.add_argument("--schedule", choices=["persistent", "stepwise"], default="persistent")
+    parser.add_argument(
+        "--kind",
+        choices=list(kernels.KINDS),
+        default="all",
+        help="launches to choose from: all (default); plain: not Gluon's; flag: Gluon's with data as their own flag",
+    )
     besides = parser.add_mutually_exclusive_group()
     besides.add_argument(
         "--executed",

@@ -156,6 +156,7 @@ def kernels(arguments: argparse.Namespace) -> int:
         arguments.batch or [16, 64],
         2 if arguments.bidirectional else 1,
         arguments.schedule,
+        arguments.kind,
     )
     return kernel_report.report(todo, arguments.json, arguments.executed, arguments.path)
 

@@ -198,7 +198,8 @@ SOURCE: dict[str, Source] = {
     ),
     "slots that nobody filled": Source(
         "launch/buffers.py",
-        '    if config.exchange == "flag" and not config.gluon:\n        buffer.view', "    if False:\n        buffer.view",
+        '    if config.exchange == "flag" and not config.gluon:\n        buffer.view',
+        "    if False:\n        buffer.view",
         "lstm float16 grid flag T=3 order=programs", ("unwritten", "wrong", "race"),
     ),
     "counters that are not zero": Source(
@@ -325,12 +326,12 @@ SOURCE: dict[str, Source] = {
         ("deadlock", "fault"),
     ),
     "16 bytes of other rows": Source(
-        "gluon/flags.py", "(1, below), (2, packed), (3, below + packed)", "(2, below), (1, packed), (3, below + packed)",
+        "gluon/flags.py", "(1, below), (2, packed), (3, below", "(2, below), (1, packed), (3, below",
         "gru bfloat16 gluon-grid flag T=3", ("wrong",),
     ),
     "units that nobody has waited for": Source(
-        "launch/buffers.py", "    quarters[:, block + 1 :] = 0", "    pass", "lstm float16 gluon-grid flag T=2 block_h=8",
-        ("deadlock", "fault"),
+        "launch/buffers.py", "    quarters[:, block + 1 :] = 0", "    pass",
+        "lstm float16 gluon-grid flag T=2 block_h=8", ("deadlock", "fault"),
     ),
     "a reset that lets the gradient through": Source(
         "triton/backward.py", "            followed = followed & ~cut_next\n", "", "lstm float32 grid flag T=4 resets",

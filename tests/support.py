@@ -155,9 +155,11 @@ def launch(
     return LaunchConfig(schedule, tier, exchange, block_b, block_h, block_k, num_k, group, split, 4, batch_tiles)
 
 
-def gluon_launch(hidden: int, warps: int = 4, units: int = 0, rows: int = 16, scatter: bool = False) -> LaunchConfig:
+def gluon_launch(
+    hidden: int, warps: int = 4, units: int = 0, rows: int = 16, scatter: bool = False, exchange: str = "barrier"
+) -> LaunchConfig:
     """A launch of Gluon's kernels for `hidden` units, `units` of them a program; of all of them without `units`."""
-    return gluon.grid(hidden, rows, units, warps, scatter) if units else gluon.solo(hidden)
+    return gluon.grid(hidden, rows, units, warps, scatter, exchange) if units else gluon.solo(hidden)
 
 
 def combinations(*axes: Iterable[Any], fast: Callable[..., bool]) -> list[Any]:

@@ -22,7 +22,7 @@ from fastrnn.bench.showing.table import Column, columns, emit, heading, line
 from fastrnn.kernels.plan.choice import choose
 from fastrnn.kernels.plan.configs import LaunchConfig, ScanShape
 from fastrnn.kernels.plan.cost import launch_cost
-from fastrnn.kernels.plan.devices import DEVICES
+from fastrnn.kernels.plan.devices import DEVICES, Device
 
 if TYPE_CHECKING:
     from fastrnn.kernels.offline.report import Report
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 HIDDEN = (32, 64, 128, 256, 512, 768, 1024, 1536, 2048)
 _PROCESSES = 2
+# Which launches there are to choose from: all that a GPU is given; none of Gluon's; of Gluon's grids those alone whose
+# data are their own flag.
+KINDS: dict[str, dict[str, Any]] = {"all": {}, "plain": {"gluon": False}, "flag": {"gluon_exchanges": ("flag",)}}
 
 COLUMNS = columns(
     "arch<6 | cell<12 | pass<8 | dtype<8 | H>5 | B>4 | dirs>4 | tier<8 | units x rows, chunk<19 | warps>5 | regs>4 | "
@@ -53,7 +56,7 @@ _EXECUTED = (
 
 @dataclass(frozen=True)
 class Job:
-    """One scan to choose a launch for, and compile."""
+    """One scan to choose a launch for, of those of a kind, and compile."""
 
     arch: str
     cell: str
@@ -63,6 +66,7 @@ class Job:
     B: int
     directions: int = 1
     schedule: str = "persistent"
+    kind: str = "all"
 
     def shape(self) -> ScanShape:
         counts = counts_of(self.cell)
@@ -70,7 +74,14 @@ class Job:
         return ScanShape(*sizes, **counts.tiles(self.backward))
 
     def config(self) -> LaunchConfig | None:
-        return choose(self.shape(), DEVICES[self.arch], self.schedule)
+        return choose(self.shape(), self.device(), self.schedule)
+
+    def device(self) -> Device:
+        return replace(DEVICES[self.arch], **KINDS[self.kind])
+
+    def as_row(self) -> dict[str, Any]:
+        """What names it in a report, where the launch says of what kind it is."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "kind"}
 
 
 def jobs(
@@ -81,10 +92,11 @@ def jobs(
     batches: Iterable[int],
     directions: int,
     schedule: str,
+    kind: str = "all",
 ) -> list[Job]:
     """Every combination, forward and backward, once."""
     product = itertools.product(archs, dtypes, cells, (False, True), hidden, batches)
-    return list(dict.fromkeys(Job(a, c, back, d, H, B, directions, schedule) for a, d, c, back, H, B in product))
+    return list(dict.fromkeys(Job(a, c, back, d, H, B, directions, schedule, kind) for a, d, c, back, H, B in product))
 
 
 def quick() -> list[Job]:
@@ -138,7 +150,7 @@ def _row(job: Job, config: LaunchConfig | None, report: Report | str | None) -> 
     names = ("tier", "exchange", "block_h", "block_b", "block_k", "num_k", "split", "num_warps", "scatter")
     measures = ("registers", "spills", "shared", "mma", "wgmma", "resident", "barriers", "instructions")
     return {
-        **dataclasses.asdict(job),
+        **job.as_row(),
         **{name: getattr(config, name, None) for name in names},
         **{name: getattr(found, name, None) for name in measures},
         "shared_limit": limit,
@@ -160,7 +172,7 @@ def _with_path(
     """The row with the path through a step, empty where its loop has others within it, and the model's time."""
     if config is None or report is None or isinstance(report, str):
         return {**row, "path": {}, "model_us": None}
-    return {**row, "path": report.path, "model_us": round(launch_cost(job.shape(), config, DEVICES[job.arch]), 3)}
+    return {**row, "path": report.path, "model_us": round(launch_cost(job.shape(), config, job.device()), 3)}
 
 
 def _show(row: dict[str, Any], columns: Sequence[Column] = COLUMNS) -> str:

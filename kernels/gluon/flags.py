@@ -1,14 +1,14 @@
-"""The wire when data are their own flag: no fence, no counter on the way, one trip to the others instead of three.
+"""The wire when data are their own flag: one trip through L2 where the counter takes two and a fence.
 
 16 bytes of the wire, 8 numbers, or 4 in float32, are stored and loaded as one (PTX ISA, `.b128`, relaxed). Before they
 are there they are all ones; the first word of results never is, for which two NaNs, or one in float32, give way to
-others. A reader has all its loads on their way at once, and those again that found ones, until none does.
+others. A reader has all its loads on their way at once, and again, until none finds ones.
 
 So that 16 bytes are ones before they are used again, there are SLOTS of the wire, and a step takes the next one. Who
 is through with a step clears its own part of the slot of 2 * PERIOD steps ago. That everybody has read that, and that
 all see it cleared before they look for what comes there next, a counter says: every PERIOD steps each program adds to
-it, and waits for what the others added PERIOD steps ago, which they long have. With less than 4 * PERIOD + 1 slots one
-would be looked at before that is known.
+it, and waits for what the others added PERIOD steps ago, which they long have. With fewer slots than 4 * PERIOD + 1 one
+would be looked at before that is known (tests/kernels/test_protocol.py).
 """
 
 from fastrnn.kernels.gluon.indices import along
@@ -53,7 +53,9 @@ def _load_all(offsets, places):
     for load in loads:
         lines += [f"mov.b128 {{low, high}}, {load}; mov.b64 {{one, rest}}, low;"]
         lines += ["setp.eq.or.u32 more, one, 0xffffffff, more;"]
-    lines += ["@!more bra THERE; add.u32 polls, polls, 1; setp.gt.u32 more, polls, 16777216; @more trap; bra.uni AGAIN;"]
+    lines += [
+        "@!more bra THERE; add.u32 polls, polls, 1; setp.gt.u32 more, polls, 16777216; @more trap; bra.uni AGAIN;"
+    ]
     lines += ["THERE: bar.warp.sync 0xffffffff;"]
     for i in range(n):
         lines += [f"mov.b128 {{low, high}}, {loads[i]};"]
@@ -86,7 +88,7 @@ def fetch(
     WIRE: gl.constexpr,
     MMA: gl.constexpr,
 ):
-    """Left operands `[WARPS, ROWS, 16]`, once they are there: COUNT of them from the FIRST on, chunk by chunk of LEFT."""
+    """Left operands `[WARPS, ROWS, 16]`, once they are there: COUNT of them, from FIRST on, LEFT for each chunk."""
     DTYPE: gl.constexpr = ptr.dtype.element_ty
     PACKED: gl.constexpr = packed(DTYPE)
     LOADS: gl.constexpr = 2 // PACKED
@@ -119,17 +121,15 @@ def fetch(
     for i in gl.static_range(COUNT):
         p = tiles[i].reshape([WARPS, BLOCKS, LOADS, 8, 4, 2, 2, PACKED]).permute(0, 1, 6, 3, 2, 5, 4, 7)
         parts = parts + (
-            gl.convert_layout(
-                p.reshape([WARPS, ROWS, 16]), gl.DotOperandLayout(0, MMA, PACKED), assert_trivial=True
-            ),
+            gl.convert_layout(p.reshape([WARPS, ROWS, 16]), gl.DotOperandLayout(0, MMA, PACKED), assert_trivial=True),
         )
     return parts
 
 
 @constexpr_function
 def _store(packed, below):
-    """Assembly with which a first thread stores its number and those that go with it: of neighbouring lanes, and of those
-    `below` later, which have row + 8."""
+    """Assembly with which a first thread stores its number and those that go with it: of neighbouring lanes, and of
+    those `below` later, which have row + 8."""
     nan = "0x7fff7fff" if packed == 2 else "0x7fffffff"
     if packed == 2:
         gather = "shfl.sync.bfly.b32 w1, $1, 1, 31, 0xffffffff; prmt.b32 w0, $1, w1, 0x5410;"
@@ -139,9 +139,9 @@ def _store(packed, below):
     for word, lane in ((1, below), (2, packed), (3, below + packed)):
         gather += f"shfl.sync.down.b32 w{word}, w0, {lane}, 31, 0xffffffff;"
     return (
-        "{ .reg .pred first, ones; .reg .b32 w0, w1, w2, w3; .reg .b64 low, high; .reg .b128 q; setp.ne.u32 first, $3, 0;"
+        "{ .reg .pred first, ones; .reg .b32 w0, w1, w2, w3; .reg .b64 low, high; .reg .b128 q;"
         + gather
-        + "mov.b64 low, {w0, w1}; mov.b64 high, {w2, w3}; mov.b128 q, {low, high};"
+        + "mov.b64 low, {w0, w1}; mov.b64 high, {w2, w3}; mov.b128 q, {low, high}; setp.ne.u32 first, $3, 0;"
         "@first st.relaxed.gpu.global.b128 [$2], q; mov.b32 $0, 0; }"
     )
 

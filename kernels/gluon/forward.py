@@ -125,12 +125,12 @@ def gluon_fwd_kernel(
         INNER_AT: gl.constexpr = BLOCK_B * WIDTH
         SLOT: gl.constexpr = (1 + INNER) * INNER_AT
         wire_ptr += gl.cast(tile * P + p, gl.int64) * ((SLOTS if FLAG else 2) * SLOT)
-        wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], WIDTH, DTYPE)
         if FLAG:
             wire_in = wire_ptr
             stores = firsts(BLOCK_B, BLOCK_H, DTYPE, WARPS, OWN)
         else:
             wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE, DTYPE)
+        wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], WIDTH, DTYPE)
         partial = allocate_partial(OUTER, WARPS, BLOCK_B, BLOCK_H, PARTIAL, FLAG)
 
     state = load_tiles(
@@ -217,17 +217,17 @@ def gluon_fwd_kernel(
         if HAS_RESETS:
             state = select(cut[:, None], START(nothing), state, STATES)
         if not SOLO:
-            following = after(slot, SLOT, 1) if FLAG else SLOT - slot
             if step + 1 < end:
+                to = wire_out + (after(slot, SLOT, 1) if FLAG else SLOT - slot)
                 handed = operand(within(state[0], mask_h, H, RESTS), DTYPE)
                 if FLAG:
-                    hand_over(wire_out + following, handed, stores)
+                    hand_over(to, handed, stores)
                 else:
-                    gl.store(wire_out + following, handed)
+                    gl.store(to, handed)
                     arrive(counter_ptr, 32 * WARPS - 1)
             if FLAG:
                 settle(wire_out, stores, slot, counter_ptr, step - begin, SLOT, INNER_AT, 1 + INNER, WARPS)
-            slot = following
+            slot = after(slot, SLOT, 1) if FLAG else SLOT - slot
         # What follows is not on the way to the next step's h.
         if HAS_RESETS:
             cut = load_cut(resets_ptr, t_next + 1 - 2 * d, offs_b, only_if(step + 2 < end, there), length, d, B)

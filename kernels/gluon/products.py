@@ -280,14 +280,14 @@ def contract_wire(
     # As many chunks are on their way at a time as there are registers for.
     REGISTERS: gl.constexpr = 8 // packed(ptrs.dtype.element_ty) * LEFT * (ROWS // 16)
     WINDOW: gl.constexpr = min(NUM_K, max(1, IN_FLIGHT // REGISTERS))
-    SIDE: gl.constexpr = OUT if OUT > 1 else CHAINS
-    sums = ()
-    for _ in gl.static_range(SIDE):
-        sums = sums + (gl.zeros([WARPS, ROWS, UNITS], gl.float32, MMA),)
     parts = ()
     if not FLAG:
         for j in gl.static_range(WINDOW):
             parts = parts + load_chunk(ptrs, j, LEFT, STRIDE, MMA, WARPS, ROWS)
+    SIDE: gl.constexpr = OUT if OUT > 1 else CHAINS
+    sums = ()
+    for _ in gl.static_range(SIDE):
+        sums = sums + (gl.zeros([WARPS, ROWS, UNITS], gl.float32, MMA),)
     for j in gl.static_range(NUM_K):
         if FLAG and j % WINDOW == 0:
             parts = parts + fetch(ptrs, j * LEFT, min(WINDOW, NUM_K - j) * LEFT, LEFT, ROWS, NUM_K, WARPS, WIRE, MMA)

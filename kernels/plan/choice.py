@@ -101,12 +101,14 @@ def _gluon(shape: ScanShape, device: Device, schedule: str, exchange: str) -> It
     """Of the kernels with layouts of their own, which are for products on the matrix units, over all steps."""
     if not _has_gluon(shape, device, schedule):
         return
-    # Data that are their own flag are for short steps; those of 32 rows have registers for less of them at a time.
-    several_rows = _GLUON_ROWS[:1] if exchange == "flag" else _GLUON_ROWS
-    for rows, (units, warps) in itertools.product(several_rows, _GLUON_TILES):
+    flag = exchange == "flag"
+    for rows, (units, warps) in itertools.product(_GLUON_ROWS, _GLUON_TILES):
+        # All data of a step that are their own flag are in registers before any is multiplied: of short steps alone.
+        if flag and (rows > 16 or (shape.backward and rows * units > 32 * warps)):
+            continue
         parts = shape.backward and rows == units == 16 and shape.inner == 0 and shape.gates > 1
-        # What a reader of parts reads is written anew by everybody: too much to be there for many steps.
-        for scatter in (False, True) if parts and exchange == "barrier" else (False,):
+        # Parts are many times what is gathered: too much to be there for as many steps as flags need.
+        for scatter in (False, True) if parts and not flag else (False,):
             found = gluon.grid(shape.hidden, rows, units, warps, scatter, exchange)
             programs = ceil_div(shape.hidden, units) * shape.groups
             room = device.sms * gluon.programs_per_sm(shape, found, device) // programs
@@ -132,7 +134,9 @@ def every(shape: ScanShape, device: Device, schedule: str, exchange: str | None 
         return _diagonal(schedule)
     exchanges = ("none",) if schedule == "stepwise" else ("flag", "barrier") if exchange is None else (exchange,)
     several = [kind(shape, device, schedule, how) for kind in (_spread, _wide) for how in exchanges]
-    several += [_gluon(shape, device, schedule, how) for how in (device.gluon_exchanges if exchange is None else (exchange,))]
+    several += [
+        _gluon(shape, device, schedule, how) for how in (device.gluon_exchanges if exchange is None else (exchange,))
+    ]
     return itertools.chain(_solo(shape, schedule), _gluon_solo(shape, device, schedule), *several)
 
 

@@ -60,7 +60,7 @@ class LaunchConfig:
 
     @property
     def counted(self) -> bool:
-        """Whether programs have a counter to add to: that of the barrier, or of the slots that Gluon's flag uses again."""
+        """Whether programs have a counter: the barrier's, or that of the slots that Gluon's flag uses again."""
         return self.exchange == "barrier" or (self.gluon and self.exchange == "flag")
 
     @property

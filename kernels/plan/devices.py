@@ -29,8 +29,8 @@ class Device:
         sm_issue_rate: instructions of a warp that an SM can issue per microsecond: four a cycle.
         l2_bytes: what L2 holds.
         gluon: whether kernels written in Gluon run there: with a Triton that has it, and not in its interpreter.
-        gluon_exchanges: how those may hand over h or dr. By the model data that are their own flag save up to 0.2 us of
-            a step at some sizes and cost as much at others; a GPU has to say, and until it has nobody is given them.
+        gluon_exchanges: how those may hand over h or dr. Data that are their own flag would be faster at some sizes and
+            slower at others, by the model (bench/NOTES.md): a GPU has to say, and until it has nobody is given them.
     """
 
     name: str

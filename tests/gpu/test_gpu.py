@@ -145,7 +145,13 @@ def test_every_kind_of_launch(hidden: int, precision: str, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("exchange", "rows", "kind"),
-    [("flag", 16, "triton"), ("barrier", 16, "triton"), ("barrier", 16, "gluon"), ("barrier", 200, "wide")],
+    [
+        ("flag", 16, "triton"),
+        ("barrier", 16, "triton"),
+        ("barrier", 16, "gluon"),
+        ("flag", 16, "gluon"),
+        ("barrier", 200, "wide"),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("cell", EVERY_CELL)

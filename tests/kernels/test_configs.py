@@ -94,6 +94,18 @@ def test_weights_stay_on_chip_where_they_fit(hidden: int) -> None:
         assert config.tier == "grid"
 
 
+@pytest.mark.parametrize("backward", [False, True])
+def test_data_as_their_own_flag_wait_for_a_gpu_to_say(backward: bool) -> None:
+    """Gluon's launches that hand over so are there for who asks, of short steps; else none is considered."""
+    shape, device = ScanShape(4, backward, 2, 16, 512, 1), DEVICES["sm_90"]
+    assert {config.exchange for config in candidates(shape, device, "persistent") if config.gluon} == {"barrier"}
+    asked = [config for config in candidates(shape, device, "persistent", "flag") if config.gluon]
+    assert {(config.exchange, config.block_b, config.scatter) for config in asked} == {("flag", 16, False)}
+    allowed = dataclasses.replace(device, gluon_exchanges=("flag",))
+    config = choose(shape, allowed, "persistent")
+    assert config in asked
+
+
 @pytest.mark.parametrize(("device", "hidden"), [("gluon", 4096), ("triton", 2048)])
 def test_a_matrix_too_large_for_the_chip_is_streamed(device: str, hidden: int) -> None:
     config = choose(

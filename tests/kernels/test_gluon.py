@@ -1,4 +1,4 @@
-"""Gluon's kernels as far as Python has them: layouts, and what is found of clusters."""
+"""Gluon's kernels as far as Python has them: layouts, the wire before a launch, and what is found of clusters."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 from support import compiling_environment, gluon_launch
 
 pytest.importorskip("triton.experimental.gluon.language")
 
+from fastrnn.kernels.counts import COUNTS
 from fastrnn.kernels.gluon.layouts import gluon_constants
+from fastrnn.kernels.launch.buffers import reset_wire, wires
 from fastrnn.kernels.plan.configs import ScanShape
-from fastrnn.kernels.plan.gluon import held, shared_estimate
+from fastrnn.kernels.plan.gluon import SLOTS, held, shared_estimate
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTERS = """
@@ -57,9 +60,10 @@ def _bits(layout: object) -> int:
 @pytest.mark.parametrize("units", [8, 16, 32])
 @pytest.mark.parametrize("rows", [16, 32])
 @pytest.mark.parametrize("element_bytes", [2, 4])
-def test_a_layout_has_every_number(element_bytes: int, rows: int, units: int, warps: int) -> None:
+@pytest.mark.parametrize("exchange", ["barrier", "flag"])
+def test_a_layout_has_every_number(exchange: str, element_bytes: int, rows: int, units: int, warps: int) -> None:
     """Once, or where there are more threads than numbers, as often as that."""
-    found = gluon_constants(4, element_bytes, gluon_launch(96, warps, units, rows))
+    found = gluon_constants(4, element_bytes, gluon_launch(96, warps, units, rows, exchange=exchange))
     threads = 32 * warps
     wire, kept = (warps * 16 * n for n in (rows, units))  # 16 of K to a warp
     for name, numbers in (("OWN", rows * units), ("SUM", warps * rows * units), ("WIRE", wire), ("KEPT", kept)):
@@ -69,6 +73,33 @@ def test_a_layout_has_every_number(element_bytes: int, rows: int, units: int, wa
         }
         assert 2 ** len({basis for basis in reached if any(basis)}) == numbers, name
         assert 2 ** _bits(layout) == max(numbers, threads * (warps if name == "SUM" else 1)), name
+
+
+@pytest.mark.parametrize("units", [8, 16, 32])
+@pytest.mark.parametrize("element_bytes", [2, 4])
+def test_one_warp_has_what_is_handed_over_as_one(element_bytes: int, units: int) -> None:
+    """Rows r and r + 8 of neighbouring units: in 8, or 4, lanes of a warp, and no bit of a row below one of a unit."""
+    own = gluon_constants(4, element_bytes, gluon_launch(96, 8, units, exchange="flag"))["OWN"]
+    lanes = [tuple(basis) for basis in own.lane_bases]
+    assert {(8, 0), (0, 1), (0, 2)} <= {*lanes}
+    assert [row > 0 for row, _ in lanes] == sorted(row > 0 for row, _ in lanes)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(("hidden", "units"), [(40, 8), (48, 16), (64, 16), (1, 8)])
+def test_nobody_waits_for_units_that_nobody_has(hidden: int, units: int, dtype: torch.dtype) -> None:
+    """Where data are their own flag the wire is ones where a program has units, and zeros past the last one's."""
+    config = gluon_launch(hidden, 4, units, exchange="flag")
+    like = torch.zeros(1, 3, 2, hidden, dtype=dtype)
+    wire = wires(COUNTS["lstm"], config, True, 3, 2, like)
+    assert wire is not None
+    width, load = config.num_k * config.block_k, 32 // dtype.itemsize
+    words = wire.view(torch.int32).view(2, SLOTS, 4, width // load, 8, 4, 4)
+    there = torch.arange(0, width, load // 4).view(-1, 1, 4, 1) < -(-hidden // units) * units
+    assert torch.equal(words, torch.where(there, -1, 0).int().expand(words.shape))
+    wire.fill_(1.0)
+    reset_wire(wire, config, hidden)
+    assert torch.equal(wire.view(torch.int32), words.flatten())
 
 
 def test_what_registers_hold_and_shared_memory_keeps() -> None:
