@@ -181,6 +181,16 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     _add_commit(parser)
 
 
+def _add_steps(parser: argparse.ArgumentParser) -> None:
+    _several(parser, "--cell", "cell (default: lstm, gru)", choices=cells.BUILTIN)
+    _several(parser, "--dtype", "dtype (default: bfloat16, float32)", choices=list(kernels.ELEMENT_BYTES))
+    _several(parser, "--hidden", "hidden size (default: 256, 512, 768, 1024)", type=_positive)
+    _several(parser, "--batch", "batch size (default: 16)", type=_positive)
+    parser.add_argument("--bidirectional", action="store_true", help="both directions in one launch")
+    parser.add_argument("--json", metavar="FILE", help="append one JSON object per launch")
+    _add_commit(parser)
+
+
 def _add_hour(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="gpu-hour", metavar="FOLDER", help="where results go (default: gpu-hour)")
     _several(parser, "--part", "a part to run, also if it is finished (default: all that are not)", metavar="NAME")
@@ -208,10 +218,12 @@ _COMMANDS = (
     ("packed", _add_packed, "time training on rows of unequal length on a CPU, by torch's layer and by the scan"),
     ("compile", _add_compile, "compile what rows will launch beforehand, on all cores"),
     ("machine", _add_machine, "measure the constants of the cost model on this GPU"),
+    ("steps", _add_steps, "check and time a step of each kind of launch on this GPU: chosen, plain Triton's, flags"),
     ("hour", _add_hour, "all that a GPU is borrowed for: compile, tests, benchmarks, constants; in bounded parts"),
     ("env", _add_nothing, "print the versions and the hardware, for a bug report"),
 )
-_NEEDS = dict.fromkeys(("run", "packed", "compile", "machine", "hour", "env"), "torch") | {"plot": "matplotlib"}
+_NEEDS = dict.fromkeys(("run", "packed", "compile", "machine", "steps", "hour", "env"), "torch")
+_NEEDS |= {"plot": "matplotlib"}
 _HINTS = {"matplotlib": "; pip install 'fastrnn[bench]', or matplotlib alone"}
 
 

@@ -258,6 +258,36 @@ def machine(arguments: argparse.Namespace) -> int:
     return 0 if complete else 1
 
 
+def steps(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from fastrnn.backends import fused
+    from fastrnn.bench.gpu import machine, steps
+
+    _stop_where(machine.unavailable())
+    files.check_writable(arguments)
+    where = torch.device("cuda")
+    limits = fused.device_limits(where)
+    todo = kernel_report.jobs(
+        ["sm_90"],
+        arguments.cell or ["lstm", "gru"],
+        arguments.dtype or ["bfloat16", "float32"],
+        arguments.hidden or [256, 512, 768, 1024],
+        arguments.batch or [16],
+        2 if arguments.bidirectional else 1,
+        "persistent",
+    )
+    env = record.environment(True)
+    about = dataclasses.asdict(env) | {"commit": arguments.commit or checkout.commit()}
+
+    def keep(row: Mapping[str, Any]) -> None:
+        if arguments.json is not None:
+            journal.append(arguments.json, {**row, **about, "time": journal.now()})
+
+    steps.compile_all(todo, limits, where)
+    return 0 if steps.measure(todo, limits, where, keep) else 1
+
+
 def hour(arguments: argparse.Namespace) -> int:
     import torch
 

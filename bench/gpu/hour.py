@@ -87,8 +87,8 @@ def parts(folder: Path, commit: str | None) -> list[Part]:
     python = sys.executable
     bench = [python, "-m", "fastrnn.bench"]
     tests = [python, "-m", "pytest", "-m", "gpu", "tests/gpu/test_gpu.py", "-v", "--tb=short", "-p", "no:cacheprovider"]
-    files = ("launches.jsonl", "tests.jsonl", "rows.jsonl", "machine.jsonl")
-    launches, ledger, rows, constants = (str(folder / name) for name in files)
+    files = ("launches.jsonl", "tests.jsonl", "rows.jsonl", "machine.jsonl", "steps.jsonl")
+    launches, ledger, rows, constants, steps = (str(folder / name) for name in files)
     known = ["--commit", commit] if commit is not None else []
     recorded = [*bench, "run", "--json", rows, "--resume", "--pass-over-failed", *known]
     anything = frozenset(range(256))  # nothing is launched: what the tests say of it is nothing
@@ -125,6 +125,7 @@ def parts(folder: Path, commit: str | None) -> list[Part]:
             [Step([*tests, *_workers(), "--ledger", ledger], silence=180, again=lost_tests, good=no_test)],
             summary=outcomes,
         ),
+        Part("steps", "a step of each kind of launch", [Step([*bench, "steps", "--json", steps, *known])]),
         Part("quick", "the quick benchmark, cuDNN beside", [Step([*recorded, "--quick"], again=lost_rows)]),
         Part("machine", "the cost model's constants", [Step([*bench, "machine", "--json", constants, *known])]),
         Part("full", "the full benchmark", [Step([*recorded, "--full"], again=lost_rows)]),

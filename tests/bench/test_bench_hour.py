@@ -179,7 +179,16 @@ def test_an_end_from_outside_ends_the_command_and_says_how_to_go_on(
 def test_every_part_is_bounded_and_its_commands_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under ten minutes; each command line is one that its program takes; the commit goes where it is recorded."""
     todo = hour.parts(tmp_path, "abc")
-    assert [part.name for part in todo] == ["launches", "compile", "waits", "tests", "quick", "machine", "full"]
+    assert [part.name for part in todo] == [
+        "launches",
+        "compile",
+        "waits",
+        "tests",
+        "steps",
+        "quick",
+        "machine",
+        "full",
+    ]
     assert all(part.seconds < 600 for part in todo)
     for part in todo:
         for step in part.steps:
