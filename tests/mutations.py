@@ -257,7 +257,8 @@ SOURCE: dict[str, Source] = {
         "gru bfloat16 gluon-grid barrier T=3 block_h=8", ("wrong",),
     ),
     "one slot for all steps": Source(
-        "gluon/forward.py", "            slot = following\n", "", "lstm float16 gluon-grid barrier T=4 block_h=8",
+        "gluon/forward.py", "            slot = after(slot, SLOT, 1) if FLAG else SLOT - slot\n", "",
+        "lstm float16 gluon-grid barrier T=4 block_h=8",
         ("wrong", "race"),
     ),
     "a state handed over uncut": Source(

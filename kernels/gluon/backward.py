@@ -191,14 +191,15 @@ def gluon_bwd_kernel(
             OPERAND: gl.constexpr = BLOCK_B * WIDTH  # from one gate's to the next's
             SLOT: gl.constexpr = GATES * OPERAND
             wire_ptr += gl.cast(tile * P + p, gl.int64) * ((SLOTS if FLAG else 2) * SLOT)
-            wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], WIDTH, DTYPE)
             if FLAG:
                 wire_in = wire_ptr
                 stores = firsts(BLOCK_B, BLOCK_H, DTYPE, WARPS, OWN)
-                for g in gl.static_range(OUTER):
-                    hand_over(wire_out + g * OPERAND, nothing.to(DTYPE), stores)
             else:
                 wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE, DTYPE)
+            wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], WIDTH, DTYPE)
+            if FLAG:
+                for g in gl.static_range(OUTER):
+                    hand_over(wire_out + g * OPERAND, nothing.to(DTYPE), stores)
         partial = allocate_partial(1, WARPS, BLOCK_B, BLOCK_H, PARTIAL, FLAG)
 
     dstate = load_tiles(
@@ -348,16 +349,15 @@ def gluon_bwd_kernel(
                 handed = gl.where((first != t)[:, None], handed, 0.0)
             followed = followed + (handed,)
         if not SOLO:
-            following = after(slot, SLOT, 1) if FLAG else SLOT - slot
             if step > begin:
+                to = wire_out + (after(slot, SLOT, 1) if FLAG else SLOT - slot)
                 if FLAG:
                     for g in gl.static_range(OUTER):
-                        hand_over(wire_out + (following + g * OPERAND), followed[g], stores)
+                        hand_over(to + g * OPERAND, followed[g], stores)
                 elif SCATTER:
-                    to = wire_out + following
                     send_parts(to, followed, shared, held, kept, GATES, READERS, WARPS, HELD, SEND, PART)
                 else:
-                    store_tiles(wire_out + following, OPERAND, followed, None, OUTER)
+                    store_tiles(to, OPERAND, followed, None, OUTER)
                 if not FLAG:
                     arrive(counter_ptr, 32 * WARPS - 1)
             if FLAG:
@@ -369,7 +369,7 @@ def gluon_bwd_kernel(
             dx_at += back * GATES
         state = state_prev
         if not SOLO:
-            slot = following
+            slot = after(slot, SLOT, 1) if FLAG else SLOT - slot
     # Several threads may have loaded one element that one of them overwrites: the gradient of the last state is where
     # that of the first comes.
     barrier()

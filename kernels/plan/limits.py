@@ -286,6 +286,8 @@ LIMITS: tuple[Limit, ...] = (
     Limit(_OTHER_GPUS, _of(split=True, hopper=False, warps=4, units=_over(8))),
     Limit(_OTHER_GPUS, _of(split=True, hopper=False, units=_over(16)), unless=_EASED),
     Limit(_OTHER_GPUS, _of(tier="streamed", split=True, hopper=False, inner=_over(0), exchange="barrier")),
+    Limit(_OTHER_GPUS, _of(tier="streamed", split=True, hopper=False, backward=False, element_bytes=4, gates=_over(3),
+                           width=range(1024, 1536)), unless=_of(exchange="flag", chunk=_to(128))),
     Limit("two contractions a step of 32 units each spill", _of(split=True, inner=_over(0), units=_over(16)),
           unless=_EASED),
     Limit("of more than four gates, an accumulator each beside streamed weights is too much for four warps",

@@ -52,4 +52,4 @@ def test_what_the_gpu_tests_launch_is_recorded(tmp_path: Path) -> None:
     others = [dict(launch.constants) for launch in launches if not launch.kernel.startswith("gluon")]
     assert {row["EXCHANGE"] for row in others} == {"str:flag", "str:barrier"}
     assert len(others) == 5 * 3 * 2 * 3
-    assert len(launches) - len(others) == 5 * 3 * 2
+    assert len(launches) - len(others) == 5 * 3 * 2 * 2
