@@ -1,8 +1,9 @@
 """The wire when data are their own flag: one trip through L2 where the counter takes two and a fence.
 
-16 bytes of the wire, 8 numbers, or 4 in float32, are stored and loaded as one (PTX ISA, `.b128`, relaxed). Before they
-are there they are all ones; the first word of results never is, for which two NaNs, or one in float32, give way to
-others. A reader has all its loads on their way at once, and again, until none finds ones.
+16 bytes of the wire, 8 numbers, or 4 in float32, are stored and loaded as one: PTX's `.b128`, relaxed, which are the
+atomic loads and stores of 16 bytes that libcu++ has from sm_70 on (its page of `cuda::atomic_ref`). Before they are
+there they are all ones; the first word of results never is, for which two NaNs, or one in float32, give way to others.
+A reader has all its loads on their way at once, and again, until none finds ones.
 
 So that 16 bytes are ones before they are used again, there are SLOTS of the wire, and a step takes the next one. Who
 is through with a step clears its own part of the slot of 2 * PERIOD steps ago. That everybody has read that, and that
@@ -15,6 +16,7 @@ from fastrnn.kernels.gluon.indices import along
 from fastrnn.kernels.gluon.language import constexpr_function, gl, gluon
 from fastrnn.kernels.gluon.wire import BLOCK, arrive, packed
 from fastrnn.kernels.plan import gluon as plan
+from fastrnn.kernels.plan.configs import power_of_two
 
 PERIOD = gl.constexpr(plan.PERIOD)
 SLOTS = gl.constexpr(plan.SLOTS)
@@ -30,9 +32,7 @@ def _several(layout, count):
     return gl.DistributedLinearLayout(*bases, [], [layout.shape[0], count, *layout.shape[1:]])
 
 
-@constexpr_function
-def _power_of_two(n):
-    return 1 << (n - 1).bit_length()
+_least_power = constexpr_function(power_of_two)
 
 
 @constexpr_function
@@ -44,7 +44,8 @@ def _constraints(places, numbers, letter):
 @constexpr_function
 def _load_all(offsets, places):
     """Assembly that loads 16 bytes at each of `offsets` bytes behind an address, all of them until none is ones; for
-    tiles of `places` such loads a thread. (To load again only what was ones takes moves, two for each instruction.)"""
+    tiles of `places` such loads a thread. (If only what was ones is loaded again, each operand is copied before its
+    products.)"""
     n, address = len(offsets), 4 * places
     loads = [f"q{i}" for i in range(n)]
     lines = [f".reg .pred more; .reg .b32 polls, one, rest; .reg .b64 low, high; .reg .b128 {', '.join(loads)};"]
@@ -93,7 +94,7 @@ def fetch(
     PACKED: gl.constexpr = packed(DTYPE)
     LOADS: gl.constexpr = 2 // PACKED
     BLOCKS: gl.constexpr = ROWS // 16
-    TILES: gl.constexpr = _power_of_two(COUNT)
+    TILES: gl.constexpr = _least_power(COUNT)
     LAYOUT: gl.constexpr = _several(WIRE, TILES)
     BYTES: gl.constexpr = 4 // PACKED
     CHUNK: gl.constexpr = WARPS * BLOCK * BYTES
