@@ -26,7 +26,7 @@ _warned: list[bool] = []  # whether this process was told that Gluon's kernels d
 _WIDE_TILES = ((64, 16, 4), (64, 32, 4), (128, 16, 8), (128, 32, 8), (64, 64, 8), (64, 64, 4), (128, 64, 8))
 # Of Gluon's kernels: rows; units and warps.
 _GLUON_ROWS, _GLUON_TILES = (16, 32), ((8, 4), (8, 8), (16, 4), (16, 8), (32, 8))
-_WIDE_BATCH, _WIDE_HIDDEN = 33, 33  # from where on they are thought of
+_WIDE_BATCH, _WIDE_HIDDEN = 17, 33  # from where on they are thought of: more rows than the least tile has
 # How many launches are compiled, seconds each, before the one that spills least will do.
 TRIALS = 6
 
