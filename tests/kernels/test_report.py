@@ -30,7 +30,7 @@ PROGRAM = """
         device, counts, of = DEVICES[arch], COUNTS[cell], more[0] if more else {}
         sizes = counts.gates, backward, 4 if dtype == "float32" else 2, B, H, D
         shape = ScanShape(*sizes, **counts.tiles(backward), **of)
-        config = choose(shape, device, schedule, exchange)
+        config = choose(shape, device, schedule, exchange) or choose(shape, device, "stepwise")
         kept = dict.fromkeys(("lengths", "resets", "dcells"), options) | {"heads": shape.heads}
         report = compile_scan(counts, backward, dtype, H, D, config, device.capability, **kept)
         print(json.dumps(dict(
