@@ -242,7 +242,7 @@ SOURCE: dict[str, Source] = {
     ),
     "no barrier after a lane's poll": Source(
         "gluon/wire.py",
-        "    )  # fmt: skip\n    barrier()\n", "    )  # fmt: skip\n",
+        "    poll(counter_ptr, count, 0)\n    barrier()\n", "    poll(counter_ptr, count, 0)\n",
         "lstm float16 gluon-grid barrier T=3 block_h=8 order=warps", ("race", "unwritten", "wrong"),
     ),
     "a row's place on the wire": Source(

@@ -4,7 +4,7 @@ Programs gather: what is handed over is dr, of all gates, of which R^T makes eac
 (`parts.py`): each sends the others what its own dr adds to theirs.
 """
 
-from fastrnn.kernels.gluon.flags import SLOTS, after, firsts, hand_over, settle
+from fastrnn.kernels.gluon.flags import SLOTS, after, firsts, hand_over, settle, tell
 from fastrnn.kernels.gluon.language import barrier, gl, gluon
 from fastrnn.kernels.gluon.parts import SIZE, load_sent, part_offsets, send_parts, sum_parts
 from fastrnn.kernels.gluon.products import (
@@ -191,12 +191,9 @@ def gluon_bwd_kernel(
             OPERAND: gl.constexpr = BLOCK_B * WIDTH  # from one gate's to the next's
             SLOT: gl.constexpr = GATES * OPERAND
             wire_ptr += gl.cast(tile * P + p, gl.int64) * ((SLOTS if FLAG else 2) * SLOT)
-            if FLAG:
-                wire_in = wire_ptr
-                stores = firsts(BLOCK_B, BLOCK_H, DTYPE, WARPS, OWN)
-            else:
-                wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE, DTYPE)
+            wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE, DTYPE, FLAG)
             wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], WIDTH, DTYPE)
+            stores = firsts(BLOCK_B, BLOCK_H, DTYPE, WARPS, OWN) if FLAG else None
             if FLAG:
                 for g in gl.static_range(OUTER):
                     hand_over(wire_out + g * OPERAND, nothing.to(DTYPE), stores)
@@ -313,12 +310,10 @@ def gluon_bwd_kernel(
                     BLOCK_B, BLOCK_H, WARPS, HELD, MMA, KEPT, OWN,
                 )  # fmt: skip
             else:
+                tell(wire_out + (slot + OUTER * OPERAND), inner, stores, counter_ptr, WARPS, FLAG)
                 if FLAG:
-                    hand_over(wire_out + (slot + OUTER * OPERAND), inner, stores)
                     barrier()
                 else:
-                    gl.store(wire_out + (slot + OUTER * OPERAND), inner)
-                    arrive(counter_ptr, 32 * WARPS - 1)
                     wait(counter_ptr, arrivals + gl.num_programs(0))
                 through = contract_wire(
                     wire_in + (slot + OUTER * OPERAND), partial, held, kept, GATES, OUTER, INNER, INNER, 1, 2, BLOCK_B,

@@ -14,7 +14,7 @@ would be looked at before that is known (tests/kernels/test_protocol.py).
 
 from fastrnn.kernels.gluon.indices import along
 from fastrnn.kernels.gluon.language import constexpr_function, gl, gluon
-from fastrnn.kernels.gluon.wire import BLOCK, arrive, packed
+from fastrnn.kernels.gluon.wire import BLOCK, arrive, packed, poll
 from fastrnn.kernels.plan import gluon as plan
 from fastrnn.kernels.plan.configs import power_of_two
 
@@ -172,6 +172,16 @@ def hand_over(ptrs, tile, first):
 
 
 @gluon.jit
+def tell(ptrs, tile, first, counter_ptr, WARPS: gl.constexpr, FLAG: gl.constexpr):
+    """Hand a tile over: as its own flag, or stored and counted."""
+    if FLAG:
+        hand_over(ptrs, tile, first)
+    else:
+        gl.store(ptrs, tile)
+        arrive(counter_ptr, 32 * WARPS - 1)
+
+
+@gluon.jit
 def _clear(ptrs, first):
     gl.inline_asm_elementwise(
         "{ .reg .pred first; .reg .b64 ones; .reg .b128 q; setp.ne.u32 first, $2, 0; mov.b64 ones, -1;"
@@ -201,17 +211,7 @@ def settle(
 ):
     """Step i has been read, and what the next one needs been handed over: a barrier, and the slots' upkeep."""
     due = i % PERIOD == 0
-    gl.inline_asm_elementwise(
-        """{ .reg .pred chosen, more; .reg .b32 me, seen, polls;
-        mov.u32 me, %tid.x; setp.ne.u32 chosen, me, $3; mov.b32 polls, 0;
-        @chosen bra ARRIVED;
-        AGAIN: ld.acquire.gpu.global.u32 seen, [$1];
-        add.u32 polls, polls, 1; setp.gt.u32 more, polls, 16777216; @more trap;
-        setp.lt.u32 more, seen, $2; @more bra AGAIN;
-        ARRIVED: mov.b32 $0, 0; }""",
-        "=r,l,r,r", [counter_ptr, i // PERIOD * gl.num_programs(0), gl.where(due, 0, -1)],
-        dtype=gl.int32, is_pure=False, pack=1,
-    )  # fmt: skip
+    poll(counter_ptr, i // PERIOD * gl.num_programs(0), gl.where(due, 0, -1))
     arrive(counter_ptr, gl.where(due, 32 * WARPS - 1, -1))
     old = after(slot, SLOT, SLOTS - 2 * PERIOD)
     for operand in gl.static_range(OPERANDS):

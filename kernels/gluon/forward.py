@@ -6,7 +6,7 @@ and keeps their state; what other programs need is handed over in wire order (`w
 starts, and h is stored for the caller once the others have been told.
 """
 
-from fastrnn.kernels.gluon.flags import SLOTS, after, firsts, hand_over, settle
+from fastrnn.kernels.gluon.flags import SLOTS, after, firsts, settle, tell
 from fastrnn.kernels.gluon.language import barrier, gl, gluon
 from fastrnn.kernels.gluon.products import (
     allocate,
@@ -19,7 +19,7 @@ from fastrnn.kernels.gluon.products import (
     wire_offsets,
 )
 from fastrnn.kernels.gluon.rows import tile_of
-from fastrnn.kernels.gluon.wire import arrive, place, wait
+from fastrnn.kernels.gluon.wire import place, wait
 from fastrnn.kernels.triton.rows import active_steps, fill_idle, first_time, load_cut, state_pointers, tile_pointer
 from fastrnn.kernels.triton.sync import COUNTER_STRIDE
 from fastrnn.kernels.triton.tiles import (
@@ -125,12 +125,9 @@ def gluon_fwd_kernel(
         INNER_AT: gl.constexpr = BLOCK_B * WIDTH
         SLOT: gl.constexpr = (1 + INNER) * INNER_AT
         wire_ptr += gl.cast(tile * P + p, gl.int64) * ((SLOTS if FLAG else 2) * SLOT)
-        if FLAG:
-            wire_in = wire_ptr
-            stores = firsts(BLOCK_B, BLOCK_H, DTYPE, WARPS, OWN)
-        else:
-            wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE, DTYPE)
+        wire_in = wire_ptr + wire_offsets(WARPS, BLOCK_B, NUM_K, WIRE, DTYPE, FLAG)
         wire_out = wire_ptr + place(in_tile[:, None], offs_h[None, :], WIDTH, DTYPE)
+        stores = firsts(BLOCK_B, BLOCK_H, DTYPE, WARPS, OWN) if FLAG else None
         partial = allocate_partial(OUTER, WARPS, BLOCK_B, BLOCK_H, PARTIAL, FLAG)
 
     state = load_tiles(
@@ -152,12 +149,7 @@ def gluon_fwd_kernel(
     saved_at = tile_pointer(saved_ptr, t, row0, p, B, P, SAVED * H) + (at * (P * SAVED * H) + own)
     x_next = load_raw(x_at, H, None, GATES)
     if not SOLO:
-        handed = operand(within(state[0], mask_h, H, RESTS), DTYPE)
-        if FLAG:
-            hand_over(wire_out, handed, stores)
-        else:
-            gl.store(wire_out, handed)
-            arrive(counter_ptr, 32 * WARPS - 1)
+        tell(wire_out, operand(within(state[0], mask_h, H, RESTS), DTYPE), stores, counter_ptr, WARPS, FLAG)
     slot = 0
     for step in range(begin, end):
         t = gl.where(d == 0, step, T - 1 - step)
@@ -190,12 +182,10 @@ def gluon_fwd_kernel(
                     BLOCK_B, BLOCK_H, WARPS, HELD, MMA, KEPT, OWN,
                 )  # fmt: skip
             else:
+                tell(wire_out + (slot + INNER_AT), inner, stores, counter_ptr, WARPS, FLAG)
                 if FLAG:
-                    hand_over(wire_out + (slot + INNER_AT), inner, stores)
                     barrier()
                 else:
-                    gl.store(wire_out + (slot + INNER_AT), inner)
-                    arrive(counter_ptr, 32 * WARPS - 1)
                     wait(counter_ptr, arrivals + gl.num_programs(0))
                 product = contract_wire(
                     wire_in + (slot + INNER_AT), partial, held, kept, GATES, OUTER, INNER, 1, INNER, 2,
@@ -219,12 +209,7 @@ def gluon_fwd_kernel(
         if not SOLO:
             if step + 1 < end:
                 to = wire_out + (after(slot, SLOT, 1) if FLAG else SLOT - slot)
-                handed = operand(within(state[0], mask_h, H, RESTS), DTYPE)
-                if FLAG:
-                    hand_over(to, handed, stores)
-                else:
-                    gl.store(to, handed)
-                    arrive(counter_ptr, 32 * WARPS - 1)
+                tell(to, operand(within(state[0], mask_h, H, RESTS), DTYPE), stores, counter_ptr, WARPS, FLAG)
             if FLAG:
                 settle(wire_out, stores, slot, counter_ptr, step - begin, SLOT, INNER_AT, 1 + INNER, WARPS)
             slot = after(slot, SLOT, 1) if FLAG else SLOT - slot

@@ -178,13 +178,20 @@ def multiply(left, weights, sums, FIRST: gl.constexpr, COUNT: gl.constexpr, LEFT
 
 
 @gluon.jit
-def wire_offsets(WARPS: gl.constexpr, ROWS: gl.constexpr, NUM_K: gl.constexpr, WIRE: gl.constexpr, DTYPE: gl.constexpr):
-    """Where each thread's numbers of a first chunk are on the wire, `[WARPS, ROWS / 16, loads, 32, 4 * PACKED]`."""
-    NUMBERS: gl.constexpr = 4 * packed(DTYPE)
-    LOADS: gl.constexpr = 2 // packed(DTYPE)
-    blocks = along(0, WARPS, 5, WIRE) + along(1, ROWS // 16, 5, WIRE) * (NUM_K * WARPS)
-    lanes = along(2, LOADS, 5, WIRE) * 32 + along(3, 32, 5, WIRE)
-    return blocks * BLOCK + lanes * NUMBERS + along(4, NUMBERS, 5, WIRE)
+def wire_offsets(
+    WARPS: gl.constexpr, ROWS: gl.constexpr, NUM_K: gl.constexpr, WIRE: gl.constexpr, DTYPE: gl.constexpr,
+    FLAG: gl.constexpr,
+):  # fmt: skip
+    """Where each thread's numbers of a first chunk are on the wire, `[WARPS, ROWS / 16, loads, 32, 4 * PACKED]`; FLAG:
+    where the chunk is, from which `fetch` has them."""
+    if FLAG:
+        return 0
+    else:
+        NUMBERS: gl.constexpr = 4 * packed(DTYPE)
+        LOADS: gl.constexpr = 2 // packed(DTYPE)
+        blocks = along(0, WARPS, 5, WIRE) + along(1, ROWS // 16, 5, WIRE) * (NUM_K * WARPS)
+        lanes = along(2, LOADS, 5, WIRE) * 32 + along(3, 32, 5, WIRE)
+        return blocks * BLOCK + lanes * NUMBERS + along(4, NUMBERS, 5, WIRE)
 
 
 @gluon.jit
@@ -251,7 +258,7 @@ def share(
 
 @gluon.jit
 def contract_wire(
-    ptrs,  # `wire_offsets` of the first operand; FLAG: a pointer to it
+    ptrs,  # `wire_offsets` of the first operand
     partial,  # as `share` takes it
     held,  # `load_weights`, of GATES gates
     kept,

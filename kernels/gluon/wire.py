@@ -40,19 +40,25 @@ def arrive(counter_ptr, thread):
 
 
 @gluon.jit
-def wait(counter_ptr, count):
-    """Until `count` arrivals were counted. Thread 0 polls, and gives up with a trap as `sync.py` does; in a loop of
+def poll(counter_ptr, count, thread):
+    """`thread` goes on when `count` arrivals were counted, and gives up with a trap as `sync.py` does; in a loop of
     Gluon's own all threads would have what it found, at two barriers a poll."""
     gl.inline_asm_elementwise(
         """{ .reg .pred other, more; .reg .b32 me, seen, polls;
-        mov.u32 me, %tid.x; setp.ne.u32 other, me, 0; mov.b32 polls, 0;
+        mov.u32 me, %tid.x; setp.ne.u32 other, me, $3; mov.b32 polls, 0;
         @other bra ARRIVED;
         AGAIN: ld.acquire.gpu.global.u32 seen, [$1];
         add.u32 polls, polls, 1; setp.gt.u32 more, polls, 16777216; @more trap;
         setp.lt.u32 more, seen, $2; @more bra AGAIN;
         ARRIVED: mov.b32 $0, 0; }""",
-        "=r,l,r", [counter_ptr, count], dtype=gl.int32, is_pure=False, pack=1,
+        "=r,l,r,r", [counter_ptr, count, thread], dtype=gl.int32, is_pure=False, pack=1,
     )  # fmt: skip
+
+
+@gluon.jit
+def wait(counter_ptr, count):
+    """Until `count` arrivals were counted, all threads."""
+    poll(counter_ptr, count, 0)
     barrier()
 
 
